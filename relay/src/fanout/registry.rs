@@ -1,0 +1,281 @@
+//! Who is attached: one entry a replica, shared by its session, the lag pollers and the HTTP interface.
+//!
+//! Owns the list and its bounds. A replica that left stays listed as `gone`, so that its silence is visible; the oldest such entries are
+//! dropped beyond [`MAX_GONE`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Micros;
+use crate::log::LogPos;
+
+/// Entries of replicas that left, at most.
+pub const MAX_GONE: usize = 1024;
+
+/// What a replica said of itself before it asked for the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaIdentity {
+    /// The relay's number of its connection: what `KILL` takes.
+    pub connection: u32,
+    /// `server_id`; 0 for a client that does not register (a one-shot `mariadb-binlog`).
+    pub server_id: u32,
+    /// `@slave_uuid`, of those that have one.
+    pub uuid: Option<String>,
+    /// `report_host`, empty if not set.
+    pub report_host: String,
+    /// `report_port`: where the replica's own server listens; 0 if not told.
+    pub report_port: u16,
+    /// The account it logged in with.
+    pub user: String,
+    /// Peer address of the replication connection.
+    pub peer: SocketAddr,
+    /// Whether it is a registered replica (which the lag pollers ask) and not just a reader of the log.
+    pub registered: bool,
+}
+
+/// What a replica's stream is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReplicaState {
+    /// Logged in, not streaming yet.
+    Connecting = 0,
+    /// Receiving the log.
+    Streaming = 1,
+    /// Ahead of this relay: kept with heartbeats until the relay has caught up.
+    Held = 2,
+    /// Ended with an error that stops it.
+    Stopped = 3,
+    /// It left.
+    Gone = 4,
+}
+
+impl ReplicaState {
+    /// As the lag endpoint spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Streaming => "streaming",
+            Self::Held => "held",
+            Self::Stopped => "stopped",
+            Self::Gone => "gone",
+        }
+    }
+
+    fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Connecting,
+            1 => Self::Streaming,
+            2 => Self::Held,
+            3 => Self::Stopped,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// One attached replica. Its session writes the progress; everybody may read it.
+#[derive(Debug)]
+pub struct Replica {
+    /// What it said of itself.
+    pub identity: ReplicaIdentity,
+    /// When it attached.
+    pub since: Micros,
+    /// Ends its session when cancelled.
+    pub cancel: CancellationToken,
+    state: AtomicU8,
+    changed: AtomicU64,
+    sent_file: AtomicU64,
+    sent_offset: AtomicU64,
+    sent_bytes: AtomicU64,
+    error: Mutex<Option<String>>,
+}
+
+impl Replica {
+    fn new(identity: ReplicaIdentity, cancel: CancellationToken) -> Self {
+        let now = Micros::now();
+        Self {
+            identity,
+            since: now,
+            cancel,
+            state: AtomicU8::new(ReplicaState::Connecting as u8),
+            changed: AtomicU64::new(now.0.unsigned_abs()),
+            sent_file: AtomicU64::new(0),
+            sent_offset: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            error: Mutex::new(None),
+        }
+    }
+
+    /// What its stream is doing.
+    pub fn state(&self) -> ReplicaState {
+        ReplicaState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    /// When its state last changed.
+    pub fn state_since(&self) -> Micros {
+        Micros(i64::try_from(self.changed.load(Ordering::Acquire)).unwrap_or(i64::MAX))
+    }
+
+    /// Sets what its stream is doing.
+    pub fn set_state(&self, state: ReplicaState) {
+        if self.state.swap(state as u8, Ordering::AcqRel) != state as u8 {
+            self.changed.store(Micros::now().0.unsigned_abs(), Ordering::Release);
+        }
+    }
+
+    /// Sets the error that its stream ended with.
+    pub fn set_error(&self, text: impl Into<String>) {
+        *lock(&self.error) = Some(text.into());
+    }
+
+    /// The error that its stream ended with.
+    pub fn error(&self) -> Option<String> {
+        lock(&self.error).clone()
+    }
+
+    /// Notes that everything up to `pos` was handed to the network; `bytes` more went out.
+    pub fn note_sent(&self, pos: LogPos, bytes: u64) {
+        // Readers may see the new offset with the old file for an instant; `sent` reads the file twice to notice.
+        self.sent_offset.store(0, Ordering::Release);
+        self.sent_file.store(pos.file, Ordering::Release);
+        self.sent_offset.store(pos.offset, Ordering::Release);
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Up to where everything was handed to the network; `None` before the stream began.
+    pub fn sent(&self) -> Option<LogPos> {
+        loop {
+            let file = self.sent_file.load(Ordering::Acquire);
+            let offset = self.sent_offset.load(Ordering::Acquire);
+            if self.sent_file.load(Ordering::Acquire) == file {
+                return (file != 0).then_some(LogPos { file, offset });
+            }
+        }
+    }
+
+    /// Bytes sent to it in all.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All replicas, by connection number.
+#[derive(Debug)]
+pub struct Registry {
+    entries: Mutex<BTreeMap<u32, Arc<Replica>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl Registry {
+    /// An empty one.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Adds a replica. Live ones with the same non-zero server id (or the same uuid) are returned: the caller ends their
+    /// streams. Entries of the same server that are gone are replaced.
+    pub fn attach(&self, identity: ReplicaIdentity, cancel: CancellationToken) -> (Arc<Replica>, Vec<Arc<Replica>>) {
+        let replica = Arc::new(Replica::new(identity, cancel));
+        let mut entries = lock(&self.entries);
+        let mut older = Vec::new();
+        entries.retain(|_, other| {
+            if !same_server(&other.identity, &replica.identity) {
+                return true;
+            }
+            if other.state() == ReplicaState::Gone {
+                return false;
+            }
+            older.push(Arc::clone(other));
+            true
+        });
+        entries.insert(replica.identity.connection, Arc::clone(&replica));
+        drop(entries);
+        self.notify();
+        (replica, older)
+    }
+
+    /// Notes that a replica's session ended. A mere reader of the log is forgotten, a registered one stays as `gone`
+    /// unless the same server is attached again.
+    pub fn detach(&self, replica: &Arc<Replica>) {
+        if replica.state() != ReplicaState::Stopped {
+            replica.set_state(ReplicaState::Gone);
+        }
+        let mut entries = lock(&self.entries);
+        let replaced = entries.values().any(|o| {
+            o.identity.connection != replica.identity.connection && same_server(&o.identity, &replica.identity)
+        });
+        if replaced || !replica.identity.registered {
+            entries.remove(&replica.identity.connection);
+        }
+        let ended: Vec<u32> = entries
+            .iter()
+            .filter(|(_, r)| matches!(r.state(), ReplicaState::Gone | ReplicaState::Stopped))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ended.iter().take(ended.len().saturating_sub(MAX_GONE)) {
+            entries.remove(id);
+        }
+        drop(entries);
+        self.notify();
+    }
+
+    /// Everyone, in the order in which they attached.
+    pub fn list(&self) -> Vec<Arc<Replica>> {
+        lock(&self.entries).values().cloned().collect()
+    }
+
+    /// The replica on a connection.
+    pub fn get(&self, connection: u32) -> Option<Arc<Replica>> {
+        lock(&self.entries).get(&connection).cloned()
+    }
+
+    /// Wakes at each attach and detach.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Everyone with the name by which the lag endpoint knows it: its `report_host`, else `server-<id>`; where two share
+    /// one, `:port` is appended.
+    pub fn named(&self) -> Vec<(String, Arc<Replica>)> {
+        let all = self.list();
+        let base: Vec<String> = all.iter().map(|r| base_name(&r.identity)).collect();
+        all.iter()
+            .enumerate()
+            .map(|(i, r)| {
+                let shared = base.iter().enumerate().any(|(j, b)| j != i && *b == base[i]);
+                let name = if shared { format!("{}:{}", base[i], r.identity.report_port) } else { base[i].clone() };
+                (name, Arc::clone(r))
+            })
+            .collect()
+    }
+
+    fn notify(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+fn base_name(identity: &ReplicaIdentity) -> String {
+    if identity.report_host.is_empty() {
+        format!("server-{}", identity.server_id)
+    } else {
+        identity.report_host.clone()
+    }
+}
+
+fn same_server(a: &ReplicaIdentity, b: &ReplicaIdentity) -> bool {
+    (a.server_id != 0 && a.server_id == b.server_id) || (a.uuid.is_some() && a.uuid == b.uuid)
+}

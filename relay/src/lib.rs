@@ -1,0 +1,10 @@
+//! The relay: tails a primary's binlog, makes it durable, fans it out to replicas, and tells how far each one lags.
+//!
+//! Reading order is the data flow: [`upstream`] -> [`log`] -> [`fanout`]; [`lag`] and [`admin`] look on.
+
+pub mod admin;
+pub mod clock;
+pub mod fanout;
+pub mod lag;
+pub mod log;
+pub mod upstream;

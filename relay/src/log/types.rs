@@ -1,0 +1,83 @@
+//! What the log tells others about itself.
+
+use std::fmt;
+
+use baton_wire::checksum::ChecksumAlg;
+use baton_wire::gtid::{GtidPosition, TransactionId};
+
+use crate::clock::Micros;
+
+/// A place in the log: a file's number and an offset in bytes. Ordered as the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogPos {
+    /// Number of the file in the log's own numbering (`mysql-bin.000007` is 7).
+    pub file: u64,
+    /// Bytes from the file's beginning; the first event lies at 4.
+    pub offset: u64,
+}
+
+impl fmt::Display for LogPos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:06}:{}", self.file, self.offset)
+    }
+}
+
+/// The last complete, durable transaction (or whole event outside of one): what replicas may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// End of the last whole transaction or event.
+    pub pos: LogPos,
+    /// Everything up to here.
+    pub gtid: GtidPosition,
+    /// Transactions in the log so far, counted from its beginning.
+    pub transactions: u64,
+    /// When the last transaction arrived; zero if none has.
+    pub arrived: Micros,
+}
+
+/// A transaction on its way into the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its identity.
+    pub id: TransactionId,
+    /// Offset of its first event in the file.
+    pub begins: u64,
+    /// Offset behind its last event.
+    pub ends: u64,
+    /// When its last byte arrived.
+    pub arrived: Micros,
+}
+
+/// One file of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its number in the log.
+    pub number: u64,
+    /// Its name in the log, such as `mysql-bin.000007`.
+    pub name: String,
+    /// Visible bytes: all of a closed file, up to the head in the last one.
+    pub size: u64,
+    /// What was executed before the file's first transaction.
+    pub start: GtidPosition,
+    /// Checksums of its events.
+    pub checksum: ChecksumAlg,
+    /// The upstream's version, from the format description.
+    pub server_version: String,
+    /// Whether a later file follows.
+    pub closed: bool,
+}
+
+/// How a position relates to the head: what somebody at that position still misses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Begin of the first missing transaction; the head's position if none is missing.
+    pub pos: LogPos,
+    /// The GTID position at that place (for one asked by GTID: what was asked).
+    pub gtid: GtidPosition,
+    /// Transactions between there and the head that are missing.
+    pub missing_transactions: u64,
+    /// Bytes of log from `pos` to the head.
+    pub missing_bytes: u64,
+    /// When the oldest missing transaction arrived; `None` if none is missing.
+    pub oldest_missing: Option<Micros>,
+}

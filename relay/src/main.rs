@@ -1,0 +1,3 @@
+//! `baton-relay`: see the library.
+
+fn main() {}
