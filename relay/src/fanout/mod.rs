@@ -2,4 +2,4 @@
 
 mod registry;
 
-pub use registry::{Registry, Replica, ReplicaIdentity, ReplicaState};
+pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};

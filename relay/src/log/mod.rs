@@ -2,4 +2,4 @@
 
 mod types;
 
-pub use types::{FileInfo, Head, LogPos, Place, Transaction};
+pub use types::{FileInfo, Head, LogPos, LogStatus, Place, Transaction};

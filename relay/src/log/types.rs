@@ -81,3 +81,22 @@ pub struct Place {
     /// When the oldest missing transaction arrived; `None` if none is missing.
     pub oldest_missing: Option<Micros>,
 }
+
+/// Health of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogStatus {
+    /// The log's identity, a UUID made when it was created.
+    pub log_id: String,
+    /// Whether the last attempt to write succeeded (an idle log counts as writable).
+    pub writable: bool,
+    /// Why it is not writable.
+    pub error: Option<String>,
+    /// Set if durable data was found damaged: where and how. Then nothing more is written.
+    pub damaged: Option<String>,
+    /// Files kept.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that recovery cut off at the last start.
+    pub recovered_bytes_dropped: u64,
+}

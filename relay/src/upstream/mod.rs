@@ -1,1 +1,5 @@
 //! The connection to the primary.
+
+mod status;
+
+pub use status::{UpstreamState, UpstreamStatus};

@@ -1,0 +1,80 @@
+//! What the upstream side tells others about itself.
+
+use crate::clock::Micros;
+
+/// State of the stream from the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamState {
+    /// No stream yet, or it broke: trying, with back-off.
+    Connecting,
+    /// Receiving.
+    Streaming,
+    /// Ended for good by something that only an operator can mend (the position was purged, the log is damaged).
+    Stopped,
+    /// The primary's history and the log's contradict each other: nothing is merged.
+    Diverged,
+    /// The primary refuses us: wrong password, missing grant.
+    Refused,
+}
+
+impl UpstreamState {
+    /// As the HTTP interface spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Streaming => "streaming",
+            Self::Stopped => "stopped",
+            Self::Diverged => "diverged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The stream from the primary, as seen now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamStatus {
+    /// What it is doing.
+    pub state: UpstreamState,
+    /// Since when.
+    pub since: Micros,
+    /// The path in use, or tried last: `host:port`.
+    pub address: Option<String>,
+    /// The primary's `server_id`.
+    pub server_id: Option<u32>,
+    /// The primary's version.
+    pub server_version: Option<String>,
+    /// Why it is not streaming: one sentence that names the thing and the value.
+    pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// When the oldest transaction that the primary is known to have and the relay has not was first heard of.
+    pub behind_since: Option<Micros>,
+    /// The primary's own GTID position, as last heard.
+    pub primary_gtid: Option<String>,
+    /// Connections made since the start.
+    pub connects: u64,
+}
+
+impl Default for UpstreamStatus {
+    fn default() -> Self {
+        Self {
+            state: UpstreamState::Connecting,
+            since: Micros::now(),
+            address: None,
+            server_id: None,
+            server_version: None,
+            error: None,
+            hint: None,
+            behind_since: None,
+            primary_gtid: None,
+            connects: 0,
+        }
+    }
+}
+
+impl UpstreamStatus {
+    /// Milliseconds for which the primary is known to have had something that the relay has not.
+    pub fn lag_ms(&self, now: Micros) -> u64 {
+        self.behind_since.map_or(0, |since| now.millis_since(since))
+    }
+}
