@@ -5,11 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capabilities;
 pub mod checksum;
 pub mod error;
 pub mod event;
 pub mod gtid;
+pub mod packet;
+mod put;
 pub mod read;
+pub mod response;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
