@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod capabilities;
 pub mod checksum;
 pub mod error;
 pub mod event;
 pub mod gtid;
+pub mod handshake;
 pub mod packet;
 mod put;
 pub mod read;
