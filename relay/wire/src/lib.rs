@@ -8,6 +8,7 @@
 pub mod auth;
 pub mod capabilities;
 pub mod checksum;
+pub mod command;
 pub mod error;
 pub mod event;
 pub mod gtid;
