@@ -17,6 +17,7 @@ pub mod packet;
 mod put;
 pub mod read;
 pub mod response;
+pub mod resultset;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
