@@ -18,6 +18,7 @@ mod put;
 pub mod read;
 pub mod response;
 pub mod resultset;
+pub mod semisync;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
