@@ -204,6 +204,14 @@ fn an_encrypted_password_is_of_no_use_under_another_nonce() {
 }
 
 #[test]
+fn a_password_encrypted_by_another_implementation_is_read() {
+    let nonce = *b"abcdefghij0123456789";
+    let masked = caching_sha2::mask(b"replpw\0", &nonce);
+    let encrypted = mysql_common::crypto::encrypt(&masked, key().public_pem().as_bytes());
+    assert_eq!(key().decrypt_password(&encrypted, &nonce).unwrap(), b"replpw");
+}
+
+#[test]
 fn a_password_too_long_for_rsa_is_an_error_not_a_truncation() {
     let nonce = *b"abcdefghij0123456789";
     assert!(rsa_key::encrypt_password(&[b'x'; 213], &nonce, key().public_pem()).is_ok());
