@@ -5,11 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod capabilities;
 pub mod checksum;
+pub mod command;
 pub mod error;
 pub mod event;
 pub mod gtid;
+pub mod handshake;
+pub mod packet;
+mod put;
 pub mod read;
+pub mod response;
+pub mod resultset;
+pub mod semisync;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
