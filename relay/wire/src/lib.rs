@@ -8,6 +8,7 @@
 pub mod checksum;
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod gtid;
 pub mod read;
 
