@@ -11,6 +11,7 @@ pub mod event;
 pub mod frame;
 pub mod gtid;
 pub mod read;
+mod varlen;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
