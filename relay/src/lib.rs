@@ -8,5 +8,6 @@ pub mod config;
 pub mod fanout;
 pub mod lag;
 pub mod log;
+pub mod metrics;
 pub mod tls;
 pub mod upstream;
