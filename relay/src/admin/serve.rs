@@ -1,7 +1,7 @@
 //! The HTTP server: accepts, speaks TLS if told to, bounds connections and times, and drains at the end.
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let open = view.metrics().http_connections.clone();
     let mut connections = JoinSet::new();
+    // Whether the last one was refused: said once, not once a connection.
+    let mut full = false;
     loop {
         let stream = tokio::select! {
             () = cancel.cancelled() => break,
@@ -69,9 +71,14 @@ pub async fn serve(
             },
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            refuse(&stream, tls.is_some());
+            if !full {
+                tracing::warn!(limit = limits.max_connections, "HTTP: connections are refused: the limit is reached");
+            }
+            full = true;
+            refuse(stream, tls.is_some());
             continue;
         };
+        full = false;
         let (router, tls, cancel, open) = (router.clone(), tls.clone(), cancel.clone(), open.clone());
         let counted = Counted::new(open);
         connections.spawn(async move {
@@ -108,11 +115,14 @@ impl Drop for Counted {
 }
 
 /// Tells a client beyond the limit so, if that can be done without waiting.
-fn refuse(stream: &TcpStream, tls: bool) {
-    tracing::warn!("HTTP: a connection is refused: the limit is reached");
-    if !tls {
-        let body = r#"{"error":"too many HTTP connections","hint":"close some, or try again"}"#;
-        let _ = stream.try_write(plain("503 Service Unavailable", body).as_bytes());
+fn refuse(stream: TcpStream, tls: bool) {
+    if tls {
+        return;
+    }
+    let body = r#"{"error":"too many HTTP connections","hint":"close some, or try again"}"#;
+    // The plain socket does not block, and unlike tokio's it need not be polled before it is written to.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(plain("503 Service Unavailable", body).as_bytes());
     }
 }
 

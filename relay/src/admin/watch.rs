@@ -78,7 +78,12 @@ pub(super) async fn watch(State(app): State<App>) -> Result<Response, ApiError> 
     let attendance = Attendance::new(app.view.metrics(), permit);
     tokio::spawn(feed(app, Queue { sender, shared: Arc::clone(&shared) }));
     let body = Body::new(Lines { lines, shared, _attendance: attendance });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
+    // The end of the stream is the end of the connection: nobody has to tell it from a pause.
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONNECTION, "close"),
+    ];
     Ok((headers, body).into_response())
 }
 

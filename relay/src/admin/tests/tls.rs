@@ -23,8 +23,7 @@ async fn with_a_certificate_http_speaks_tls_only() {
     let view = Scripted::new();
     let mut options = options();
     options.tls = Some(server_config(&cert, &key).unwrap());
-    options.limits.header_timeout = Duration::from_secs(1);
-    let server = start(&view, options).await;
+    let server = start(&view, options.clone()).await;
 
     let request = b"GET /healthz HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n";
     let connect = async |mode, name: &str| {
@@ -45,7 +44,9 @@ async fn with_a_certificate_http_speaks_tls_only() {
     assert_eq!(answer.status, 400);
     assert!(answer.json()["hint"].as_str().unwrap().contains("https"));
 
-    let mut silent = TcpStream::connect(server.at).await.unwrap();
+    options.limits.header_timeout = Duration::from_millis(100);
+    let impatient = start(&view, options).await;
+    let mut silent = TcpStream::connect(impatient.at).await.unwrap();
     let mut raw = Vec::new();
     let _ = soon("the end of a handshake that never began", silent.read_to_end(&mut raw)).await;
     assert!(raw.is_empty());
