@@ -4,7 +4,10 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod fanout;
 pub mod lag;
 pub mod log;
+pub mod metrics;
+pub mod tls;
 pub mod upstream;

@@ -1,0 +1,167 @@
+//! The routes and their handlers.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::AdminOptions;
+use super::auth::{protect_reads, require_token};
+use super::error::ApiError;
+use super::status::Status;
+use super::view::View;
+use super::watch::watch;
+use crate::lag::{LagReport, ReplicaReport};
+use crate::metrics::Sample;
+
+/// The document that describes all of this.
+pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) view: Arc<dyn View>,
+    pub(super) options: Arc<AdminOptions>,
+    /// Where HTTP listens.
+    pub(super) http_address: String,
+    /// One permit a watcher.
+    pub(super) watchers: Arc<Semaphore>,
+    /// Ends event streams.
+    pub(super) cancel: CancellationToken,
+}
+
+/// Every route: method, path as OpenAPI writes it, handler.
+pub(super) fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
+    vec![
+        (Method::GET, "/v1/lag", get(lag)),
+        (Method::GET, "/v1/lag/{replica}", get(lag_of_one)),
+        (Method::GET, "/v1/status", get(status)),
+        (Method::GET, "/v1/watch", get(watch)),
+        (Method::POST, "/v1/promise", post(promise)),
+        (Method::GET, "/healthz", get(healthz)),
+        (Method::GET, "/readyz", get(readyz)),
+        (Method::GET, "/metrics", get(metrics)),
+        (Method::GET, "/openapi.json", get(openapi)),
+    ]
+}
+
+/// All of them behind their checks.
+pub(super) fn router(app: App) -> Router {
+    let mut router = Router::new();
+    for (method, path, handler) in routes() {
+        let handler = match method {
+            Method::GET => handler,
+            _ => handler.route_layer(from_fn_with_state(app.clone(), require_token)),
+        };
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), protect_reads))
+        .layer(from_fn_with_state(app.clone(), count))
+        .with_state(app)
+}
+
+async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let metrics = app.view.metrics();
+    metrics.http_requests.inc();
+    if response.status().is_client_error() || response.status().is_server_error() {
+        metrics.http_errors.inc();
+    }
+    response
+}
+
+async fn unknown(uri: Uri) -> ApiError {
+    let error = format!("there is nothing at {}", uri.path());
+    ApiError::new(StatusCode::NOT_FOUND, error, "GET /openapi.json lists all there is")
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let error = format!("{method} is not possible at {}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error, "the Allow header names what is; /openapi.json tells more")
+}
+
+async fn lag(State(app): State<App>) -> Json<LagReport> {
+    Json(app.view.lag_report().await)
+}
+
+async fn lag_of_one(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<ReplicaReport>, ApiError> {
+    let Path(name) = name.map_err(|e| {
+        let error = format!("the replica's name can't be read: {}", e.body_text());
+        ApiError::new(StatusCode::BAD_REQUEST, error, "percent-encode the name as UTF-8")
+    })?;
+    match app.view.lag_report().await.replicas.into_iter().find(|r| r.name == name) {
+        Some(replica) => Ok(Json(replica)),
+        None => {
+            let error = format!("no replica is called {name:?}");
+            Err(ApiError::new(StatusCode::NOT_FOUND, error, "GET /v1/lag lists all replicas by name"))
+        }
+    }
+}
+
+async fn status(State(app): State<App>) -> Json<Status> {
+    Json(Status::new(&app))
+}
+
+async fn promise() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "promises are not supported yet: this relay acknowledges nothing, so there is no right to give up",
+        "use the relay for fan-out and lag; leave it out of what decides failovers",
+    )
+}
+
+#[derive(Serialize)]
+struct Fine {
+    status: &'static str,
+}
+
+async fn healthz() -> Json<Fine> {
+    Json(Fine { status: "ok" })
+}
+
+async fn readyz(State(app): State<App>) -> Result<Json<Fine>, ApiError> {
+    let log = app.view.log_status();
+    let refused = |error: String, hint: &str| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error, hint));
+    if let Some(damage) = log.damaged {
+        return refused(format!("the log is damaged: {damage}"), "see the relay's own log and GET /v1/status");
+    }
+    if !log.writable {
+        let why = log.error.unwrap_or_else(|| "no cause is known".to_owned());
+        return refused(
+            format!("the log can't be written to: {why}"),
+            "make room or mend the disk; the relay goes on by itself",
+        );
+    }
+    if !app.view.listening() {
+        let error = format!("replicas can't connect: {} is not listened on", app.options.replication_address);
+        return refused(error, "the relay is starting or stopping; see its own log if this lasts");
+    }
+    Ok(Json(Fine { status: "ready" }))
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    let lag = app.view.lag_report().await;
+    let (head, log, registry) = (app.view.head(), app.view.log_status(), app.view.registry());
+    let upstream = app.view.upstream().borrow().clone();
+    let sample = Sample { head: head.as_ref(), log: &log, upstream: &upstream, registry: &registry, lag: &lag };
+    let text = app.view.metrics().render(&sample);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}

@@ -1,0 +1,60 @@
+//! What HTTP sees of the running relay.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::fanout::Registry;
+use crate::lag::LagReport;
+use crate::log::{FileInfo, Head, LogStatus};
+use crate::metrics::Metrics;
+use crate::upstream::UpstreamStatus;
+
+/// A future behind a pointer.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Tells that something changed, whatever its type.
+pub trait Changes: Send {
+    /// Waits for the next change since the last call; `false` if there will be none any more. Nothing is lost if the
+    /// future is dropped.
+    fn changed(&mut self) -> BoxFuture<'_, bool>;
+}
+
+impl<T: Send + Sync> Changes for watch::Receiver<T> {
+    fn changed(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async move { watch::Receiver::changed(self).await.is_ok() })
+    }
+}
+
+/// The running relay, as far as HTTP shows it. Nothing here may block for long.
+pub trait View: Send + Sync + 'static {
+    /// The last complete transaction; `None` while the log is empty.
+    fn head(&self) -> Option<Head>;
+    /// Tells when the head moves.
+    fn subscribe_head(&self) -> Box<dyn Changes>;
+    /// The stream from the primary.
+    fn upstream(&self) -> watch::Receiver<UpstreamStatus>;
+    /// Health of the log.
+    fn log_status(&self) -> LogStatus;
+    /// The log's files, in order.
+    fn files(&self) -> Vec<FileInfo>;
+    /// Who is attached.
+    fn registry(&self) -> Arc<Registry>;
+    /// How far each replica lags.
+    fn lag_report(&self) -> BoxFuture<'_, LagReport>;
+    /// Whether replicas can connect.
+    fn listening(&self) -> bool;
+    /// The relay's figures.
+    fn metrics(&self) -> Arc<Metrics>;
+
+    /// The name of a file of the log: its one base name and the number.
+    fn file_name(&self, number: u64) -> String {
+        let files = self.files();
+        match files.last().and_then(|f| f.name.rsplit_once('.')) {
+            Some((base, _)) => format!("{base}.{number:06}"),
+            None => format!("{number:06}"),
+        }
+    }
+}
