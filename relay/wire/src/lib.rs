@@ -8,8 +8,10 @@
 pub mod checksum;
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod gtid;
 pub mod read;
+mod varlen;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
