@@ -5,13 +5,22 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod capabilities;
 pub mod checksum;
+pub mod command;
 pub mod error;
 pub mod event;
 pub mod frame;
 pub mod gtid;
+pub mod handshake;
+pub mod packet;
+mod put;
 pub mod read;
 mod varlen;
+pub mod response;
+pub mod resultset;
+pub mod semisync;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
