@@ -6,7 +6,6 @@ use baton_wire::gtid::GtidPosition;
 
 use crate::clock::Micros;
 use crate::fanout::ReplicaState;
-use crate::lag::position;
 use crate::lag::report::{AppliedReport, Bottleneck, ReceivedReport};
 use crate::lag::sample::{Sample, ThreadState, Threads};
 use crate::log::{LogPos, Place};
@@ -24,7 +23,7 @@ pub(super) fn place_missing_nothing(pos: LogPos, gtid: &GtidPosition) -> Place {
 /// Head against what was sent.
 pub(super) fn received(sent: &Place, now: Micros) -> ReceivedReport {
     ReceivedReport {
-        gtid: position::text(&sent.gtid),
+        gtid: sent.gtid.to_string(),
         lag_transactions: sent.missing_transactions,
         lag_bytes: sent.missing_bytes,
         lag_ms: missing_for(sent, now),
@@ -35,7 +34,7 @@ pub(super) fn received(sent: &Place, now: Micros) -> ReceivedReport {
 /// since the sample counts as missing, so that the figures are wrong by the sample's age at most.
 pub(super) fn applied(sample: &Sample, place: &Place, now: Micros) -> AppliedReport {
     AppliedReport {
-        gtid: position::text(&sample.gtid),
+        gtid: sample.gtid.to_string(),
         lag_transactions: place.missing_transactions,
         lag_bytes: place.missing_bytes,
         lag_ms: missing_for(place, now),

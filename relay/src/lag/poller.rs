@@ -16,7 +16,6 @@ use crate::clock::Micros;
 use crate::fanout::{Replica, ReplicaState};
 use crate::lag::history::History;
 use crate::lag::pool::{Pool, Slot};
-use crate::lag::position;
 use crate::lag::sample::{Sample, SampleError, Sampler, Session, ThreadState};
 use crate::lag::schedule::{Backoff, Pace, ThreadsDue, threads_due};
 use crate::lag::server::Server;
@@ -181,7 +180,7 @@ impl<S: Sampler> Poller<S> {
                 let after = Micros::now();
                 // The middle; of a late answer the beginning, so that the age never claims to be better than it is.
                 let taken_at = Micros(before.0 + ((after.0 - before.0) / 2).min(MIDDLE_MAX));
-                let behind = head.is_some_and(|h| !position::covers(&gtid, &h.gtid));
+                let behind = head.is_some_and(|h| !gtid.covers(&h.gtid));
                 if self.server.observed().position_error.is_some() {
                     tracing::info!(replica = %self.server.address, "the replica answers what it has applied");
                 }

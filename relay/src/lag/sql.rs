@@ -92,8 +92,8 @@ impl Session for SqlSession {
         let row = row.ok_or_else(|| SampleError::Refused(format!("{query}: the answer is empty")))?;
         let column = |i| text_at(&row, i).unwrap_or_default();
         match self.flavor {
-            Flavor::MariaDb => mariadb_position(&column(0), &column(1)),
-            Flavor::MySql => mysql_position(&column(0), &column(1)),
+            Flavor::MariaDb => position::mariadb(&column(0), &column(1)),
+            Flavor::MySql => position::mysql(&column(0), &column(1)),
         }
     }
 
@@ -113,26 +113,6 @@ impl Session for SqlSession {
         // `disconnect` marks the connection as closed before it writes; when it does not finish in time, dropping it closes the socket.
         let _ = tokio::time::timeout(QUIT_TIMEOUT, self.conn.disconnect()).await;
     }
-}
-
-fn mariadb_position(replicated: &str, current: &str) -> Result<GtidPosition, SampleError> {
-    let read = |what: &str, text: &str| {
-        text.parse().map_err(|e| SampleError::Refused(format!("its {what} can't be read: {e}")))
-    };
-    let replicated = read("gtid_slave_pos", replicated)?;
-    let current = read("gtid_current_pos", current)?;
-    Ok(GtidPosition::MariaDb(position::mariadb_applied(&replicated, &current)))
-}
-
-fn mysql_position(mode: &str, executed: &str) -> Result<GtidPosition, SampleError> {
-    if mode != "ON" {
-        return Err(SampleError::Refused(format!(
-            "its gtid_mode is {mode}: what it has applied can't be told; set gtid_mode=ON on it"
-        )));
-    }
-    let set = position::parse_set(executed)
-        .map_err(|e| SampleError::Refused(format!("its gtid_executed can't be read: {e}")))?;
-    Ok(GtidPosition::MySql(set))
 }
 
 /// Reads one row of the threads' state; `column` gives a column's text, or `None` if it is NULL or not there.
@@ -247,18 +227,5 @@ mod tests {
         ]);
         assert_eq!((mysql.io, mysql.sql), (ThreadState::Running, ThreadState::Running));
         assert_eq!((mysql.io_error, mysql.received), (None, None));
-    }
-
-    #[test]
-    fn a_mysql_replica_without_gtids_is_refused_with_what_to_set() {
-        let error = mysql_position("OFF", "").unwrap_err();
-        assert!(matches!(&error, SampleError::Refused(t) if t.contains("set gtid_mode=ON")), "{error:?}");
-        assert!(mysql_position("ON", "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5").is_ok());
-    }
-
-    #[test]
-    fn a_position_that_makes_no_sense_is_an_error_that_names_the_variable() {
-        let error = mariadb_position("0-1-x", "").unwrap_err();
-        assert!(error.to_string().contains("gtid_slave_pos"), "{error}");
     }
 }

@@ -16,7 +16,6 @@ use crate::lag::config::LagConfig;
 use crate::lag::history::History;
 use crate::lag::poller::Poller;
 use crate::lag::pool::Pool;
-use crate::lag::position;
 use crate::lag::report::{HeadReport, LagReport, ReplicaReport, UpstreamReport};
 use crate::lag::sample::Sampler;
 use crate::lag::server::{Observed, Server, ServerKey, address};
@@ -123,7 +122,7 @@ impl LagTracker {
     fn head_report(&self, head: &Head) -> HeadReport {
         let number = head.pos.file;
         HeadReport {
-            gtid: position::text(&head.gtid),
+            gtid: head.gtid.to_string(),
             file: self.history.file_name(number).unwrap_or_else(|| format!("{number:06}")),
             position: head.pos.offset,
             arrived: (head.arrived != Micros::default()).then(|| head.arrived.rfc3339()),

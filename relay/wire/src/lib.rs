@@ -17,10 +17,10 @@ pub mod handshake;
 pub mod packet;
 mod put;
 pub mod read;
-mod varlen;
 pub mod response;
 pub mod resultset;
 pub mod semisync;
+mod varlen;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};
