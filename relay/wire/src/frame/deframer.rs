@@ -27,9 +27,16 @@ pub struct DeframerOptions {
 }
 
 impl Default for DeframerOptions {
-    /// No semi-sync, sequence checked from 1, events up to 1 GiB (`slave_max_allowed_packet`), whole ones up to 256 KiB.
+    /// No semi-sync, sequence checked from 1, whole events up to 256 KiB; none above 1 GiB (the largest `slave_max_allowed_packet`)
+    /// and the 64 KiB that leave room for what servers add to it.
     fn default() -> Self {
-        Self { semi_sync: false, first_sequence: 1, check_sequence: true, max_event: 1 << 30, whole_up_to: 256 * 1024 }
+        Self {
+            semi_sync: false,
+            first_sequence: 1,
+            check_sequence: true,
+            max_event: (1 << 30) + (1 << 16),
+            whole_up_to: 256 * 1024,
+        }
     }
 }
 

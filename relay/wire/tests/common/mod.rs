@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use baton_wire::event::{EventHeader, FIRST_EVENT};
 use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
 
-/// Captures that hold a binlog stream, each with its number of events, and whether semi-sync was negotiated.
+/// Captures that hold a binlog stream, and whether semi-sync was negotiated.
 pub const STREAMS: &[(&str, bool)] = &[
     ("a-mariadb-filepos", false),
     ("b-mariadb-gtid-empty", false),
@@ -32,7 +32,7 @@ pub const STREAMS: &[(&str, bool)] = &[
     ("mysql-g-trx-payload", false),
 ];
 
-/// Captured log files, each with its number of whole transactions.
+/// Captured log files.
 pub const FILES: &[&str] = &["mariadb-row-crc32.binlog", "mariadb-row-nocrc.binlog", "mysql-gtid-crc32.binlog"];
 
 fn path(name: &str) -> PathBuf {
