@@ -5,6 +5,8 @@
 //! steps as a known one; no password, proof or key shows in `Debug` or errors. Never reads password files.
 
 mod client;
+#[cfg(test)]
+mod login_tests;
 mod rsa_key;
 mod server;
 

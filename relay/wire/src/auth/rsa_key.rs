@@ -39,7 +39,7 @@ impl ServerKey {
         &self.public_pem
     }
 
-    /// The password (without its NUL) that a client encrypted with [`encrypt_password`] or a client library.
+    /// The password (without its NUL) that a client encrypted with the public half.
     ///
     /// # Errors
     /// Anything that this key did not encrypt; the error does not say which step failed.
