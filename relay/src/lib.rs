@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod events;
 pub mod fanout;
 pub mod lag;
 pub mod log;
