@@ -225,7 +225,7 @@ fn rows_that_cannot_be_decoded_are_hex_with_the_reason() {
     const MARIADB_COMPRESSED_BLOB: u8 = 140;
     let tiny = || table_map(&[TINY], &[]);
     // (events, reason)
-    let table: Vec<(Vec<(EventKind, Vec<u8>)>, &str)> = vec![
+    let table = [
         (vec![insert(1, &[0, 5])], "no TABLE_MAP event of table 7 came before"),
         (vec![tiny(), insert(2, &[0, 5])], "the event has 2 columns, its table 1"),
         (vec![tiny(), insert(1, &[0])], "failed to fill whole buffer"),
