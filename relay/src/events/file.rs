@@ -84,6 +84,8 @@ impl Checksum {
 pub(super) struct RawEvent {
     /// Where it begins.
     pub(super) offset: u64,
+    /// Where it ends; in a stream the same place for an event that is in no file.
+    pub(super) end: u64,
     /// Its header.
     pub(super) header: EventHeader,
     /// Header, body and checksum.
@@ -110,13 +112,12 @@ pub(super) struct Format {
     flavor: Flavor,
 }
 
-impl Default for Format {
-    fn default() -> Self {
-        Self { alg: ChecksumAlg::None, flavor: Flavor::MariaDb }
-    }
-}
-
 impl Format {
+    /// No checksums until a format description says otherwise.
+    pub(super) fn of(flavor: Flavor) -> Self {
+        Self { alg: ChecksumAlg::None, flavor }
+    }
+
     /// Verifies a whole event's checksum; a format description is taken over.
     ///
     /// # Errors
@@ -133,7 +134,8 @@ impl Format {
         };
         // A format description has the field even where it is not used.
         let alg = if header.kind == EventKind::FORMAT_DESCRIPTION { ChecksumAlg::Crc32 } else { self.alg };
-        Ok(RawEvent { offset, header, bytes, checksum, alg, flavor: self.flavor })
+        let end = offset + u64::from(header.size);
+        Ok(RawEvent { offset, end, header, bytes, checksum, alg, flavor: self.flavor })
     }
 }
 
@@ -157,7 +159,7 @@ impl<R: Read> EventFile<R> {
             let found = if magic.is_empty() { "nothing".to_owned() } else { hex(&magic) };
             return Err(FileError::NotABinlog { found });
         }
-        Ok(Self { input, offset: FIRST_EVENT, format: Format::default(), encrypted: false, ended: false })
+        Ok(Self { input, offset: FIRST_EVENT, format: Format::of(Flavor::MariaDb), encrypted: false, ended: false })
     }
 
     fn read(&mut self) -> Result<Option<RawEvent>, FileError> {

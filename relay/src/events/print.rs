@@ -169,7 +169,7 @@ impl<W: Write> Printer<W> {
         let line = Line {
             file,
             position: event.offset,
-            end: event.offset + u64::from(header.size),
+            end: event.end,
             timestamp: header.timestamp,
             kind: header.kind.to_string(),
             server_id: header.server_id,

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use baton_wire::checksum;
-use baton_wire::event::EventKind;
+use baton_wire::event::{EventKind, Rotate};
+use baton_wire::frame::EventFramer;
+use baton_wire::handshake::Greeting;
+use baton_wire::packet::{self, write_packet};
+use baton_wire::response::ErrPacket;
+use baton_wire::{ChecksumAlg, checksum};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -13,10 +17,24 @@ fn capture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("wire/tests/captures").join(name)
 }
 
+fn args(json: bool) -> EventsArgs {
+    EventsArgs {
+        json,
+        relay: None,
+        user: None,
+        password_file: None,
+        get_server_public_key: false,
+        start: None,
+        follow: false,
+        files: Vec::new(),
+    }
+}
+
 /// Output and errors told for files.
 fn print(json: bool, files: Vec<PathBuf>) -> (String, Vec<String>) {
     let (mut out, mut errors) = (Vec::new(), Vec::new());
-    let told = print_files(&EventsArgs { json, files }, &mut out, &mut errors).unwrap();
+    let args = EventsArgs { files, ..args(json) };
+    let told = print_files(&args, &mut out, &mut errors).unwrap();
     let errors: Vec<String> = String::from_utf8(errors).unwrap().lines().map(str::to_owned).collect();
     assert_eq!(told, errors.len() as u64);
     (String::from_utf8(out).unwrap(), errors)
@@ -273,6 +291,93 @@ fn terminal_escapes_in_a_log_are_printed_as_text() {
     let statement = [&[0; 8], &[0][..], &[0, 0], &[0, 0], &[0], b"x\x1b[2Jy"].concat();
     let (out, _) = print_bytes(false, &file_of(&[(EventKind::QUERY, statement)]));
     assert!(!out.contains('\x1b') && out.contains(r"\u{1b}"), "{out}");
+}
+
+/// A server that answers everything with OK, and a dump with the events of a file behind an artificial rotation.
+fn serve(events: Vec<Vec<u8>>, listener: std::net::TcpListener) -> std::thread::JoinHandle<Vec<Vec<u8>>> {
+    use std::io::{Read, Write};
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let greeting = Greeting {
+            version: "5.5.5-10.11.19-MariaDB-log".into(),
+            connection_id: 7,
+            scramble: [1; 20],
+            capabilities: 0x81ff_f7ff,
+            extended: 0,
+            charset: 8,
+            status: 2,
+            auth_plugin: "mysql_native_password".into(),
+        };
+        let (mut out, mut sequence) = (Vec::new(), 0);
+        write_packet(&mut out, &mut sequence, &greeting.encode());
+        stream.write_all(&out).unwrap();
+        let mut commands = Vec::new();
+        loop {
+            let mut head = [0; 4];
+            stream.read_exact(&mut head).unwrap();
+            let (len, seq) = packet::header(head);
+            let mut payload = vec![0; len];
+            stream.read_exact(&mut payload).unwrap();
+            let is_dump = commands.len() > 1 && payload[0] == 0x12;
+            commands.push(payload);
+            let (mut out, mut sequence) = (Vec::new(), seq.wrapping_add(1));
+            if !is_dump {
+                write_packet(&mut out, &mut sequence, &[0, 0, 0, 2, 0, 0, 0]);
+                stream.write_all(&out).unwrap();
+                continue;
+            }
+            let mut framer = EventFramer::new(1, false);
+            for event in &events {
+                framer.frame(&mut out, event).unwrap();
+            }
+            let mut sequence = framer.sequence();
+            write_packet(&mut out, &mut sequence, &[0xfe, 0, 0, 2, 0]);
+            stream.write_all(&out).unwrap();
+            return commands;
+        }
+    })
+}
+
+#[test]
+fn a_stream_prints_as_the_file_that_it_comes_from() {
+    let name = "mariadb-row-crc32.binlog";
+    let bytes = std::fs::read(capture(name)).unwrap();
+    let mut events: Vec<Vec<u8>> = EventFile::open(&bytes[..]).unwrap().map(|e| e.unwrap().bytes).collect();
+    let rotate = Rotate { position: 4, file: name.into() };
+    events.insert(0, rotate.artificial(1, ChecksumAlg::None));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = serve(events, listener);
+    let args = EventsArgs { user: Some("repl".into()), start: Some("0-1-5".into()), ..args(true) };
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    assert_eq!(print_live(&args, &address, &mut out, &mut errors).unwrap(), 0);
+    let commands = server.join().unwrap();
+    assert!(commands.iter().any(|c| c.ends_with(b"SET @slave_connect_state='0-1-5'")));
+    assert_eq!(commands.last().unwrap()[1..], [4, 0, 0, 0, 3, 0, 0, 0, 0, 0]);
+    let printed = lines(std::str::from_utf8(&out).unwrap());
+    assert_eq!(
+        (&printed[0]["type"], &printed[0]["position"], &printed[0]["end"]),
+        (&json!("ROTATE"), &json!(4), &json!(4))
+    );
+    assert_eq!(printed[1..], of(name));
+}
+
+#[test]
+fn a_relay_that_cannot_be_reached_or_refuses_is_named_with_the_reason() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let args = EventsArgs { user: Some("repl".into()), ..args(true) };
+    let refusing = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut out, mut sequence) = (Vec::new(), 0);
+        write_packet(&mut out, &mut sequence, &ErrPacket::too_many_connections().encode_in_place_of_greeting());
+        stream.write_all(&out).unwrap();
+    });
+    let error = format!("{:#}", print_live(&args, &address, Vec::new(), &mut Vec::new()).unwrap_err());
+    assert!(error.starts_with(&format!("logging in at {address} as repl: 1040")), "{error}");
+    refusing.join().unwrap();
+    let error = format!("{:#}", print_live(&args, &address, Vec::new(), &mut Vec::new()).unwrap_err());
+    assert!(error.starts_with(&format!("connecting to {address}: ")), "{error}");
 }
 
 proptest! {
