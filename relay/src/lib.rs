@@ -5,9 +5,14 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod fanout;
 pub mod lag;
 pub mod log;
 pub mod metrics;
+mod net;
+mod packets;
+pub mod relay;
+pub mod reset;
 pub mod tls;
 pub mod upstream;

@@ -60,7 +60,7 @@ pub struct ReplicaReport {
     pub received: Option<ReceivedReport>,
     /// What it has applied; `None` where it can't be asked.
     pub applied: Option<AppliedReport>,
-    /// What holds it back; `None` if it does not lag.
+    /// What holds it back; `None` if it neither lags nor is stopped.
     pub bottleneck: Option<Bottleneck>,
     /// Why it is stopped, or can't be asked.
     pub error: Option<String>,

@@ -1,0 +1,396 @@
+//! The tracker as a whole, over a scripted log and scripted replicas.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use baton_wire::gtid::GtidPosition;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::history::History;
+use super::report::{Bottleneck, LagReport, ReplicaReport};
+use super::sample::{SampleError, Sampler, Session, ThreadState, Threads};
+use super::{LagConfig, LagTracker};
+use crate::clock::Micros;
+use crate::fanout::{Registry, Replica, ReplicaIdentity, ReplicaState};
+use crate::log::{Head, LogPos, Place};
+use crate::upstream::UpstreamStatus;
+
+/// Every transaction of the scripted log has this many bytes.
+const BYTES: u64 = 100;
+
+fn gtid(sequence: u64) -> GtidPosition {
+    let text = if sequence == 0 { String::new() } else { format!("0-1-{sequence}") };
+    GtidPosition::MariaDb(text.parse().unwrap())
+}
+
+/// A log of one file whose transactions are 0-1-1, 0-1-2, ...
+struct Log {
+    arrivals: Mutex<Vec<Micros>>,
+    head: watch::Sender<Option<Arc<Head>>>,
+}
+
+impl Log {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { arrivals: Mutex::default(), head: watch::Sender::new(None) })
+    }
+
+    /// One more transaction, which arrived `ms` ago.
+    fn add(&self, ms: i64) -> LogPos {
+        let arrived = Micros(Micros::now().0 - ms * 1000);
+        let mut arrivals = self.arrivals.lock().unwrap();
+        arrivals.push(arrived);
+        let transactions = arrivals.len() as u64;
+        let pos = LogPos { file: 1, offset: 4 + transactions * BYTES };
+        self.head.send_replace(Some(Arc::new(Head { pos, gtid: gtid(transactions), transactions, arrived })));
+        pos
+    }
+
+    fn place(&self, done: u64) -> Place {
+        let arrivals = self.arrivals.lock().unwrap();
+        let missing = (arrivals.len() as u64).saturating_sub(done);
+        Place {
+            pos: LogPos { file: 1, offset: 4 + done * BYTES },
+            gtid: gtid(done),
+            missing_transactions: missing,
+            missing_bytes: missing * BYTES,
+            oldest_missing: arrivals.get(done as usize).copied(),
+        }
+    }
+}
+
+impl History for Log {
+    fn head(&self) -> Option<Arc<Head>> {
+        self.head.borrow().clone()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Option<Arc<Head>>> {
+        self.head.subscribe()
+    }
+
+    fn place_of_gtid(&self, applied: &GtidPosition) -> io::Result<Place> {
+        let list = applied.mariadb().ok_or_else(|| io::Error::other("the log is MariaDB's"))?;
+        Ok(self.place(list.sequence(0)))
+    }
+
+    fn place_of(&self, pos: LogPos) -> io::Result<Place> {
+        Ok(self.place((pos.offset - 4) / BYTES))
+    }
+
+    fn file_name(&self, number: u64) -> Option<String> {
+        Some(format!("mysql-bin.{number:06}"))
+    }
+}
+
+/// Scripted replicas: what each answers, and what was done to all.
+#[derive(Clone, Default)]
+struct Servers(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    applied: HashMap<SocketAddr, u64>,
+    threads: HashMap<SocketAddr, Threads>,
+    refuses: bool,
+    connects: usize,
+    open: usize,
+    most_open: usize,
+    questions: usize,
+}
+
+impl Servers {
+    fn lock(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap()
+    }
+
+    fn apply(&self, at: SocketAddr, sequence: u64) {
+        self.lock().applied.insert(at, sequence);
+    }
+}
+
+struct ScriptedSession(Servers, SocketAddr);
+
+impl Sampler for Servers {
+    type Session = ScriptedSession;
+
+    async fn connect(&self, target: SocketAddr) -> Result<ScriptedSession, SampleError> {
+        let mut script = self.lock();
+        if script.refuses {
+            return Err(SampleError::Broken("Connection refused".into()));
+        }
+        script.connects += 1;
+        script.open += 1;
+        script.most_open = script.most_open.max(script.open);
+        Ok(ScriptedSession(self.clone(), target))
+    }
+}
+
+impl Session for ScriptedSession {
+    async fn position(&mut self) -> Result<GtidPosition, SampleError> {
+        let mut script = self.0.lock();
+        script.questions += 1;
+        if script.refuses {
+            return Err(SampleError::Broken("Broken pipe".into()));
+        }
+        Ok(gtid(script.applied.get(&self.1).copied().unwrap_or(0)))
+    }
+
+    async fn threads(&mut self) -> Result<Option<Threads>, SampleError> {
+        Ok(self.0.lock().threads.get(&self.1).cloned())
+    }
+
+    async fn close(self) {
+        self.0.lock().open -= 1;
+    }
+}
+
+struct Rig {
+    log: Arc<Log>,
+    registry: Arc<Registry>,
+    servers: Servers,
+    tracker: Arc<LagTracker>,
+    cancel: CancellationToken,
+}
+
+impl Rig {
+    fn new(asks: bool, max_sessions: usize) -> Self {
+        let (log, registry, servers, cancel) =
+            (Log::new(), Registry::new(), Servers::default(), CancellationToken::new());
+        let config = LagConfig {
+            poll_min: Duration::from_millis(1),
+            poll_max: Duration::from_millis(20),
+            min_sessions: 1,
+            max_sessions,
+            ..LagConfig::default()
+        };
+        let tracker = LagTracker::start_with(
+            Arc::clone(&log) as Arc<dyn History>,
+            Arc::clone(&registry),
+            watch::Sender::new(UpstreamStatus::default()).subscribe(),
+            &config,
+            ("shop".into(), "relay-1".into()),
+            asks.then(|| servers.clone()),
+            cancel.clone(),
+        );
+        Self { log, registry, servers, tracker, cancel }
+    }
+
+    fn attach(&self, server_id: u32, report_port: u16) -> Arc<Replica> {
+        let identity = ReplicaIdentity {
+            connection: server_id * 10,
+            server_id,
+            uuid: None,
+            report_host: format!("db-{server_id}"),
+            report_port,
+            user: "repl".into(),
+            peer: SocketAddr::from(([10, 0, 0, 1], 50_000)),
+            registered: true,
+        };
+        let (replica, _) = self.registry.attach(identity, CancellationToken::new());
+        replica.set_state(ReplicaState::Streaming);
+        replica
+    }
+
+    /// The report of `name` once it is as wanted.
+    async fn until(&self, name: &str, wanted: impl Fn(&ReplicaReport) -> bool) -> ReplicaReport {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let report = self.tracker.report_one(name).await.expect("it is listed");
+            if wanted(&report) {
+                return report;
+            }
+            assert!(Instant::now() < deadline, "still {report:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn at(report_port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], report_port))
+}
+
+fn running() -> Threads {
+    Threads {
+        taken_at: Micros::default(),
+        io: ThreadState::Running,
+        sql: ThreadState::Running,
+        io_error: None,
+        sql_error: None,
+        delay: Duration::ZERO,
+        received: None,
+        applied: None,
+    }
+}
+
+fn applied_transactions(report: &ReplicaReport) -> Option<u64> {
+    report.applied.as_ref().map(|a| a.lag_transactions)
+}
+
+#[tokio::test]
+async fn a_replica_falls_behind_and_catches_up_over_one_kept_session() {
+    let rig = Rig::new(true, 8);
+    let replica = rig.attach(2, 3306);
+    let pos = rig.log.add(0);
+    replica.note_sent(pos, BYTES);
+    rig.servers.apply(at(3306), 1);
+    let report = rig.until("db-2", |r| applied_transactions(r) == Some(0)).await;
+    assert_eq!((report.bottleneck, report.error), (None, None));
+    assert_eq!(report.applied.unwrap().lag_ms, 0);
+
+    // Two transactions that arrived long ago are sent and not applied.
+    rig.log.add(500_000);
+    let pos = rig.log.add(4000);
+    replica.note_sent(pos, 2 * BYTES);
+    let report = rig.until("db-2", |r| applied_transactions(r) == Some(2)).await;
+    let (received, applied) = (report.received.unwrap(), report.applied.unwrap());
+    assert_eq!((received.lag_transactions, received.lag_bytes, received.lag_ms), (0, 0, 0));
+    assert_eq!((applied.gtid.as_str(), applied.lag_bytes), ("0-1-1", 2 * BYTES));
+    assert!(applied.lag_ms >= 500_000, "the age of the oldest one: {applied:?}");
+    assert_eq!(report.bottleneck, Some(Bottleneck::Apply));
+
+    rig.servers.apply(at(3306), 2);
+    let report = rig.until("db-2", |r| applied_transactions(r) == Some(1)).await;
+    assert!((4000..500_000).contains(&report.applied.as_ref().unwrap().lag_ms), "the age of the next one: {report:?}");
+    rig.servers.apply(at(3306), 3);
+    rig.until("db-2", |r| applied_transactions(r) == Some(0) && r.bottleneck.is_none()).await;
+    assert_eq!(rig.servers.lock().connects, 1);
+}
+
+#[tokio::test]
+async fn transactions_that_arrive_after_the_sample_count_at_once() {
+    let rig = Rig::new(true, 8);
+    let replica = rig.attach(2, 3306);
+    replica.note_sent(rig.log.add(0), BYTES);
+    rig.servers.apply(at(3306), 1);
+    rig.until("db-2", |r| applied_transactions(r) == Some(0)).await;
+    // Whether or not it has been asked again since: the report knows what arrived.
+    for missing in 1..50 {
+        rig.log.add(1000);
+        let report = rig.tracker.report_one("db-2").await.unwrap();
+        assert_eq!(applied_transactions(&report), Some(missing));
+        assert!(report.applied.unwrap().lag_ms >= 1000);
+        assert!(matches!(report.bottleneck, Some(Bottleneck::Receive | Bottleneck::Network)));
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_left_stays_listed_with_its_last_sample_and_ever_more_lag() {
+    let rig = Rig::new(true, 8);
+    let replica = rig.attach(2, 3306);
+    replica.note_sent(rig.log.add(0), BYTES);
+    rig.servers.apply(at(3306), 1);
+    rig.until("db-2", |r| applied_transactions(r) == Some(0)).await;
+    rig.registry.detach(&replica);
+    rig.servers.lock().refuses = true;
+    rig.log.add(0);
+    let report = rig.until("db-2", |r| r.error.is_some()).await;
+    assert_eq!((report.state, report.bottleneck), ("gone", Some(Bottleneck::Stopped)));
+    assert_eq!(report.applied.as_ref().unwrap().gtid, "0-1-1");
+    assert_eq!((report.received.unwrap().lag_transactions, report.applied.unwrap().lag_transactions), (1, 1));
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_reached_says_why_and_is_asked_again_when_it_can() {
+    let rig = Rig::new(true, 8);
+    rig.servers.lock().refuses = true;
+    let replica = rig.attach(2, 3306);
+    replica.note_sent(rig.log.add(0), BYTES);
+    let report = rig.until("db-2", |r| r.error.as_deref().is_some_and(|e| e.contains("refused"))).await;
+    assert_eq!(report.applied, None);
+    assert!(report.error.unwrap().starts_with("10.0.0.1:3306 can't be asked"));
+    assert_eq!(report.received.unwrap().lag_transactions, 0);
+    rig.servers.lock().refuses = false;
+    rig.until("db-2", |r| r.applied.is_some() && r.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_stopped_thread_is_told_with_its_error() {
+    let rig = Rig::new(true, 8);
+    let error = Some("error 1062: Duplicate entry".to_owned());
+    let failed = Threads { sql: ThreadState::Stopped, sql_error: error, ..running() };
+    rig.servers.lock().threads.insert(at(3306), failed);
+    rig.attach(2, 3306).note_sent(rig.log.add(0), BYTES);
+    let report = rig.until("db-2", |r| r.bottleneck == Some(Bottleneck::Error)).await;
+    assert_eq!(report.error.as_deref(), Some("its applying thread stopped: error 1062: Duplicate entry"));
+    rig.servers.lock().threads.insert(at(3306), running());
+    rig.until("db-2", |r| r.bottleneck == Some(Bottleneck::Apply) && r.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn without_a_port_or_an_account_applied_is_null_and_the_error_says_what_to_set() {
+    let rig = Rig::new(true, 8);
+    rig.attach(2, 0).note_sent(rig.log.add(0), BYTES);
+    let report = rig.tracker.report_one("db-2").await.unwrap();
+    assert_eq!((report.applied, report.bottleneck), (None, None));
+    assert!(report.error.unwrap().contains("set report_port"));
+
+    let rig = Rig::new(false, 8);
+    rig.attach(2, 3306);
+    let report = rig.tracker.report_one("db-2").await.unwrap();
+    assert_eq!(report.applied, None);
+    assert!(report.error.unwrap().contains("lag.user"));
+}
+
+#[tokio::test]
+async fn more_replicas_than_sessions_never_open_more_than_the_limit() {
+    let rig = Rig::new(true, 2);
+    rig.log.add(0);
+    for n in 2..8 {
+        rig.attach(n, 3300 + u16::try_from(n).unwrap());
+    }
+    let sampled = |r: &LagReport| r.replicas.iter().filter(|r| r.applied.is_some()).count();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let report = loop {
+        let report = rig.tracker.report().await;
+        let waiting = report.replicas.iter().filter(|r| r.error.as_deref().is_some_and(|e| e.contains("max_sessions")));
+        if sampled(&report) == 2 && waiting.count() == 4 {
+            break report;
+        }
+        assert!(Instant::now() < deadline, "still {report:?}");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(report.replicas.len(), 6);
+    let script = rig.servers.lock();
+    assert_eq!((script.connects, script.most_open), (2, 2));
+}
+
+#[tokio::test]
+async fn cancelling_closes_every_session() {
+    let rig = Rig::new(true, 8);
+    rig.log.add(0);
+    rig.attach(2, 3306);
+    rig.attach(3, 3307);
+    rig.until("db-2", |r| r.applied.is_some()).await;
+    rig.until("db-3", |r| r.applied.is_some()).await;
+    assert_eq!(rig.servers.lock().open, 2);
+    rig.cancel.cancel();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rig.servers.lock().open > 0 {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_report_names_head_and_upstream_and_leaves_out_mere_readers() {
+    let rig = Rig::new(true, 8);
+    let report = rig.tracker.report().await;
+    assert_eq!((report.head, report.replicas.len()), (None, 0));
+    rig.log.add(0);
+    let reader = ReplicaIdentity { registered: false, ..rig.attach(2, 3306).identity.clone() };
+    let reader = ReplicaIdentity { connection: 77, server_id: 0, ..reader };
+    rig.registry.attach(reader, CancellationToken::new());
+    let report = rig.tracker.report().await;
+    let head = report.head.unwrap();
+    assert_eq!((head.gtid.as_str(), head.file.as_str(), head.position), ("0-1-1", "mysql-bin.000001", 4 + BYTES));
+    assert!(head.arrived.unwrap().ends_with('Z'));
+    assert_eq!(
+        (report.cluster.as_str(), report.relay.as_str(), report.upstream.state),
+        ("shop", "relay-1", "connecting")
+    );
+    assert_eq!(report.replicas.len(), 1);
+    assert!(rig.tracker.report_one("nobody").await.is_none());
+}
