@@ -131,8 +131,10 @@ impl Bed {
         let mut logs: Vec<_> =
             fs::read_dir(self.path("logs")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         logs.sort();
+        let empty = |log: &PathBuf| fs::metadata(log).map_or(true, |meta| meta.len() == 0);
+        logs.retain(|log| !empty(log));
         for log in logs.iter().filter(|log| log.extension().is_some_and(|ext| ext == "log")) {
-            eprintln!("---- end of {}\n{}", log.display(), procs::tail(log, 25));
+            eprintln!("---- end of {}\n{}", log.display(), procs::tail(log, 15));
         }
     }
 }

@@ -271,6 +271,14 @@ impl Sql {
     }
 }
 
+impl Drop for Sql {
+    fn drop(&mut self) {
+        if !self.broken {
+            let _gone_already = self.stream.get_mut().write_all(&[1, 0, 0, 0, 1]); // COM_QUIT
+        }
+    }
+}
+
 /// The server's error number, if `error` is or wraps a refusal by the server.
 pub fn code_of(error: &anyhow::Error) -> Option<u16> {
     error.downcast_ref::<SqlError>().map(|error| error.code)
