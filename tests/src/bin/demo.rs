@@ -63,7 +63,7 @@ fn play(bed: &Bed, args: &Args, keep: bool) -> Result<()> {
 
     story.step("Summary");
     story.say(format!(
-        "{} transactions at {:.0}/s, 95% within {:.1} ms, {} errors",
+        "{} transactions at {:.0}/s, 95% within {:.1} ms, {} deadlocks retried",
         report.transactions, report.per_second, report.p95_ms, report.errors
     ));
     for relay in &cast.relays {
