@@ -1,1 +1,47 @@
-//! wip
+//! Starts real servers, relays, load and faults for Baton's tests, demo and benchmarks.
+//!
+//! Everything begins with a [`Bed`]: a private directory, ports that nobody else gets, and processes that end with it, however the test ends.
+//! Blocking code and threads throughout: a test reads from top to bottom.
+//!
+//! ```no_run
+//! use baton_testbed::{Source, scenario};
+//!
+//! scenario("replica_follows_primary", |bed| {
+//!     let primary = bed.mariadb("primary").server_id(1).start()?;
+//!     let replica = bed.mariadb("replica").server_id(2).start()?;
+//!     replica.replicate_from(&Source::gtid(primary.port()))?;
+//!     primary.sql("CREATE TABLE test.t (a INT PRIMARY KEY)")?;
+//!     baton_testbed::wait_caught_up(&primary, &replica)
+//! });
+//! ```
+
+pub mod certs;
+pub mod compare;
+pub mod dir;
+pub mod load;
+pub mod mariadb;
+pub mod ports;
+pub mod procs;
+pub mod proxy;
+pub mod relay;
+pub mod rows;
+pub mod sql;
+pub mod story;
+pub mod template;
+pub mod wait;
+
+pub use certs::Certs;
+pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
+pub use dir::{Bed, scenario};
+pub use load::{Report, Running, Sysbench, Workload};
+pub use mariadb::{MariaDb, MariaDbBuilder, Source, Ssl, Start};
+pub use procs::{Cmd, Proc};
+pub use proxy::{Direction, Proxy};
+pub use relay::{RelayBuilder, RelayProc};
+pub use rows::{RowWriter, Written};
+pub use sql::{Sql, SqlError};
+pub use story::Story;
+pub use wait::{DEADLINE, wait_for, wait_until};
+
+/// What every query answers: rows of text, `None` for NULL.
+pub type Rows = Vec<Vec<Option<String>>>;

@@ -1,0 +1,37 @@
+# Baton: every target installs what it needs on a fresh Debian or Ubuntu machine that has Rust, git and make.
+
+CARGO   ?= cargo
+KEEP    ?= 0
+MINUTES ?= 10
+SEED    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak bench fmt lint deps
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps ## A primary, relays, replicas and load, told step by step in two minutes; KEEP=1 leaves it running until Ctrl-C
+	$(CARGO) build --locked -p baton-relay -p baton-testbed --bins
+	KEEP=$(KEEP) $(CARGO) run --locked --quiet -p baton-testbed --bin demo
+
+test: deps ## Formatting, lints, unit tests, end-to-end tests against real servers; KEEP=1 keeps their directories
+	@KEEP=$(KEEP) CARGO="$(CARGO)" scripts/test.sh
+
+soak: deps ## Random faults under load: MINUTES=10 SEED=<number of an earlier run>
+	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+bench: deps ## Measure: commits, fan-out, latency and memory, direct and through the relay
+	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin bench
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+lint: deps ## Check formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deps: ## Install what is missing (apt); instant when all is there
+	@scripts/install-deps.sh
