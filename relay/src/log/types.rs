@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use baton_wire::Flavor;
 use baton_wire::checksum::ChecksumAlg;
+use baton_wire::gtid::mariadb::GtidList;
 use baton_wire::gtid::{GtidPosition, TransactionId};
 
 use crate::clock::Micros;
@@ -91,6 +93,8 @@ pub struct LogStatus {
     pub writable: bool,
     /// Why it is not writable.
     pub error: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
     /// Set if durable data was found damaged: where and how. Then nothing more is written.
     pub damaged: Option<String>,
     /// Files kept.
@@ -99,4 +103,55 @@ pub struct LogStatus {
     pub bytes: u64,
     /// Bytes that recovery cut off at the last start.
     pub recovered_bytes_dropped: u64,
+    /// Failed writes and syncs since the start.
+    pub storage_errors: u64,
+    /// Files that retention has removed since the start.
+    pub files_removed: u64,
+    /// Readers whose file was removed under them because of `retain_hard_bytes`, since the start.
+    pub readers_cut: u64,
+}
+
+/// Whose log this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// A UUID made when the log was created.
+    pub log_id: String,
+    /// The cluster that it belongs to.
+    pub cluster: String,
+    /// Base name of its files; `None` until the first file is begun.
+    pub base: Option<String>,
+    /// The family that wrote it; `None` until the first file is begun.
+    pub flavor: Option<Flavor>,
+    /// `server_id` of the present primary; `None` until the first file is begun.
+    pub upstream_server_id: Option<u32>,
+    /// Changes of primary, oldest first.
+    pub epochs: Vec<Epoch>,
+}
+
+/// The time of one primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    /// Grows by one at each change of primary.
+    pub epoch: u64,
+    /// `server_id` of the primary.
+    pub server_id: u32,
+    /// Number of its first file, as the primary counts.
+    pub first_upstream_file: u64,
+    /// A file's number in the log minus the one that the primary gave it.
+    pub shift: i64,
+    /// Where the epoch begins in the log.
+    pub begin: LogPos,
+    /// GTID position there, as text; `None` until the file's own list of GTIDs has been seen, and for MySQL.
+    pub gtid: Option<String>,
+}
+
+/// Where a replica that knows its GTID position goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GtidStart {
+    /// Begin of the first transaction that it lacks; the head if it lacks none.
+    pub pos: LogPos,
+    /// What lies before `pos`. Where that is less than what the replica has (several domains), transactions behind `pos` are to be left out.
+    pub gtid: GtidList,
+    /// Whether nothing of the file is skipped: `gtid` is the position that its own list of GTIDs says.
+    pub at_file_start: bool,
 }
