@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -92,6 +92,7 @@ pub struct Replica {
     sent_offset: AtomicU64,
     sent_bytes: AtomicU64,
     error: Mutex<Option<String>>,
+    replaced: AtomicBool,
 }
 
 impl Replica {
@@ -107,6 +108,7 @@ impl Replica {
             sent_offset: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             error: Mutex::new(None),
+            replaced: AtomicBool::new(false),
         }
     }
 
@@ -135,6 +137,21 @@ impl Replica {
     /// The error that its stream ended with.
     pub fn error(&self) -> Option<String> {
         lock(&self.error).clone()
+    }
+
+    /// Notes that the same server has attached anew, so that this stream has to end.
+    pub fn set_replaced(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+
+    /// Whether the same server has attached anew.
+    pub fn replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    /// Whether its stream has ended, for whatever reason.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state(), ReplicaState::Gone | ReplicaState::Stopped)
     }
 
     /// Notes that everything up to `pos` was handed to the network; `bytes` more went out.
@@ -196,7 +213,7 @@ impl Registry {
             if !same_server(&other.identity, &replica.identity) {
                 return true;
             }
-            if other.state() == ReplicaState::Gone {
+            if other.has_ended() {
                 return false;
             }
             older.push(Arc::clone(other));
@@ -221,11 +238,7 @@ impl Registry {
         if replaced || !replica.identity.registered {
             entries.remove(&replica.identity.connection);
         }
-        let ended: Vec<u32> = entries
-            .iter()
-            .filter(|(_, r)| matches!(r.state(), ReplicaState::Gone | ReplicaState::Stopped))
-            .map(|(id, _)| *id)
-            .collect();
+        let ended: Vec<u32> = entries.iter().filter(|(_, r)| r.has_ended()).map(|(id, _)| *id).collect();
         for id in ended.iter().take(ended.len().saturating_sub(MAX_GONE)) {
             entries.remove(id);
         }

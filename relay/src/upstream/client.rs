@@ -1,0 +1,215 @@
+//! One connection to the primary: login and statements. The short I/O around `baton_wire`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_wire::auth::{ClientAuth, ClientAuthStep};
+use baton_wire::capabilities as cap;
+use baton_wire::command;
+use baton_wire::handshake::{Greeting, HandshakeResponse, ServerFirst, SslRequest};
+use baton_wire::response::{ErrPacket, code};
+use baton_wire::resultset::{ReadStep, ResultReader};
+use bytes::BytesMut;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+
+use super::error::StreamError;
+use crate::config::Address;
+use crate::net::Stream;
+use crate::packets::PacketIo;
+use crate::tls::{TlsMode, server_name};
+
+/// Largest answer to a statement: positions of many domains are long, but not this long.
+const MAX_ANSWER: usize = 16 << 20;
+const MAX_PACKET: u32 = 1 << 30;
+const CHARSET_UTF8MB4: u8 = 45;
+
+/// How to log in.
+#[derive(Clone)]
+pub(super) struct Login {
+    pub(super) user: String,
+    pub(super) password: SecretString,
+    pub(super) tls_mode: TlsMode,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// For the connection, the login, and each answer.
+    pub(super) timeout: Duration,
+}
+
+/// A connection that is logged in.
+pub(super) struct Client {
+    io: PacketIo,
+    pub(super) greeting: Greeting,
+    capabilities: u32,
+    pub(super) address: String,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connects and logs in.
+    pub(super) async fn connect(address: &Address, login: &Login) -> Result<Self, StreamError> {
+        let name = address.to_string();
+        match timeout(login.timeout, Self::log_in(address, &name, login)).await {
+            Ok(result) => result,
+            Err(_) => Err(StreamError::Timeout { address: name, what: "no login", millis: login.timeout.as_millis() }),
+        }
+    }
+
+    async fn log_in(address: &Address, name: &str, login: &Login) -> Result<Self, StreamError> {
+        let failed = |source: io::Error| StreamError::Io { address: name.to_owned(), source };
+        let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+        tcp.set_nodelay(true).map_err(failed)?;
+        let mut io = PacketIo::new(Stream::Plain(tcp), MAX_ANSWER);
+
+        let first = io.expect().await.map_err(failed)?;
+        let greeting = match ServerFirst::parse(&first.payload)? {
+            ServerFirst::Greeting(greeting) => greeting,
+            ServerFirst::Refused(e) => return Err(refusal("the connection", &login.user, &e)),
+        };
+        let wanted = cap::CLIENT_LONG_PASSWORD
+            | cap::CLIENT_LONG_FLAG
+            | cap::CLIENT_PROTOCOL_41
+            | cap::CLIENT_TRANSACTIONS
+            | cap::CLIENT_SECURE_CONNECTION
+            | cap::CLIENT_PLUGIN_AUTH
+            | cap::CLIENT_PLUGIN_AUTH_LENENC
+            | cap::CLIENT_CONNECT_ATTRS;
+        // MariaDB's greeting clears the first bit to tell itself apart; it takes it from a client all the same.
+        let mut capabilities = wanted & (greeting.capabilities | cap::CLIENT_LONG_PASSWORD);
+        if let Some(config) = &login.tls {
+            if cap::has(greeting.capabilities, cap::CLIENT_SSL) {
+                capabilities |= cap::CLIENT_SSL;
+                let request =
+                    SslRequest { capabilities, max_packet: MAX_PACKET, charset: CHARSET_UTF8MB4, extended: 0 };
+                io.send(&request.encode()).await.map_err(failed)?;
+                io = upgrade(io, config, address).await.map_err(failed)?;
+            } else if login.tls_mode != TlsMode::Prefer {
+                return Err(StreamError::Refused {
+                    cause: format!("{name} offers no TLS, upstream.tls asks for it"),
+                    hint: "set up TLS on the primary (ssl_cert, ssl_key), or set upstream.tls = \"prefer\"".into(),
+                });
+            }
+        }
+
+        let secure = io.stream.is_secure();
+        let mut auth = ClientAuth::new(&login.user, login.password.expose_secret().as_bytes(), secure, true);
+        let (plugin, answer) = auth.first_response(&greeting);
+        let response = HandshakeResponse {
+            capabilities,
+            max_packet: MAX_PACKET,
+            charset: CHARSET_UTF8MB4,
+            user: login.user.clone(),
+            auth: answer,
+            database: None,
+            auth_plugin: Some(plugin.to_owned()),
+            attributes: vec![
+                ("_client_name".into(), "baton-relay".into()),
+                ("_client_version".into(), env!("CARGO_PKG_VERSION").into()),
+                ("program_name".into(), "baton-relay".into()),
+            ],
+            extended: 0,
+            zstd_level: None,
+        };
+        io.send(&response.encode()?).await.map_err(failed)?;
+        loop {
+            let packet = io.expect().await.map_err(failed)?;
+            match auth.on_packet(&packet.payload)? {
+                ClientAuthStep::Send(bytes) => io.send(&bytes).await.map_err(failed)?,
+                ClientAuthStep::Wait => {}
+                ClientAuthStep::Done => break,
+                ClientAuthStep::Refused(e) => return Err(refusal("the login", &login.user, &e)),
+            }
+        }
+        Ok(Self { io, greeting, capabilities, address: name.to_owned(), timeout: login.timeout })
+    }
+
+    /// Runs a statement and gives its rows, as text.
+    pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, StreamError> {
+        self.command(sql, &command::query(sql)).await
+    }
+
+    /// A statement that gives one value.
+    pub(super) async fn value(&mut self, sql: &str) -> Result<Option<String>, StreamError> {
+        let mut rows = self.query(sql).await?;
+        Ok(if rows.is_empty() { None } else { rows.swap_remove(0).into_iter().last().flatten() })
+    }
+
+    /// Sends a command and reads its answer; `what` is its name in errors.
+    pub(super) async fn command(
+        &mut self,
+        what: &str,
+        payload: &[u8],
+    ) -> Result<Vec<Vec<Option<String>>>, StreamError> {
+        let limit = self.timeout;
+        match timeout(limit, self.exchange(what, payload)).await {
+            Ok(result) => result,
+            Err(_) => Err(StreamError::Timeout {
+                address: self.address.clone(),
+                what: "no answer",
+                millis: limit.as_millis(),
+            }),
+        }
+    }
+
+    async fn exchange(&mut self, what: &str, payload: &[u8]) -> Result<Vec<Vec<Option<String>>>, StreamError> {
+        self.send(payload).await?;
+        let mut reader = ResultReader::new(self.capabilities);
+        loop {
+            let packet =
+                self.io.expect().await.map_err(|source| StreamError::Io { address: self.address.clone(), source })?;
+            match reader.on_packet(&packet.payload)? {
+                ReadStep::More => {}
+                ReadStep::Ok(_) => return Ok(Vec::new()),
+                ReadStep::Err(e) => {
+                    return Err(StreamError::Server { what: what.to_owned(), code: e.code, message: e.message });
+                }
+                ReadStep::Rows(rows) => {
+                    let text = |v: Vec<u8>| String::from_utf8_lossy(&v).into_owned();
+                    return Ok(rows.rows.into_iter().map(|r| r.into_iter().map(|v| v.map(text)).collect()).collect());
+                }
+            }
+        }
+    }
+
+    /// Sends a command whose answer is a stream.
+    pub(super) async fn send(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        self.io.seq = 0;
+        self.io.send(payload).await.map_err(|source| StreamError::Io { address: self.address.clone(), source })
+    }
+
+    /// The connection itself, and what came already of the stream.
+    pub(super) fn into_stream(self) -> (Stream, BytesMut) {
+        self.io.into_parts()
+    }
+}
+
+async fn upgrade(io: PacketIo, config: &Arc<ClientConfig>, address: &Address) -> io::Result<PacketIo> {
+    let seq = io.seq;
+    if io.has_unread() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the server spoke before the TLS handshake"));
+    }
+    let (mut stream, _) = io.into_parts();
+    let tcp = stream.take_plain()?;
+    let name = server_name(&address.host).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+    let mut io = PacketIo::new(Stream::Tls(Box::new(tls.into())), MAX_ANSWER);
+    io.seq = seq;
+    Ok(io)
+}
+
+/// What a refused login means: a wrong account is for the operator, a busy server for the next attempt.
+fn refusal(what: &str, user: &str, e: &ErrPacket) -> StreamError {
+    match e.code {
+        code::ACCESS_DENIED | 1698 | 1044 | 1130 => StreamError::Refused {
+            cause: format!("the primary refuses {what}: {} ({})", e.message, e.code),
+            hint: format!(
+                "check upstream.user and its password; on the primary: CREATE USER '{user}'@'%' IDENTIFIED BY '...'; \
+                 GRANT REPLICATION SLAVE ON *.* TO '{user}'@'%'"
+            ),
+        },
+        _ => StreamError::Server { what: what.to_owned(), code: e.code, message: e.message.clone() },
+    }
+}

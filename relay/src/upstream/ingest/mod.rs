@@ -1,0 +1,450 @@
+//! Turns the primary's event stream into batches for the log: pure, event in, effects out.
+//!
+//! Owns: the place in the upstream's file at which the next byte belongs, checksum verification, transaction boundaries, and the
+//! GTID order. Promises: a byte leaves for the log only if it continues the file without a gap and its event's checksum holds (a huge
+//! event's pieces leave early, but never count as whole before its checksum was verified). Never does I/O, never reads a clock.
+
+use std::collections::VecDeque;
+
+use baton_wire::checksum::{self, CHECKSUM_LEN, ChecksumAlg};
+use baton_wire::event::{
+    self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, HEADER_LEN, Mark, Rotate,
+    TransactionTracker,
+};
+use baton_wire::gtid::mariadb::GtidList;
+use baton_wire::gtid::{GtidPosition, TransactionId};
+use bytes::BytesMut;
+
+use super::error::StreamError;
+use crate::clock::Micros;
+use crate::log::{Batch, LogPos, Transaction};
+
+/// Bytes after which a batch leaves even if more is at hand: bounds memory, keeps the writer busy.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What has to happen next, in this order.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Begin the log's next file.
+    OpenFile { number: u64, base: String },
+    /// Append bytes.
+    Append(Batch),
+    /// A transaction was cut off by the primary's crash: forget what was appended of it.
+    DropPartial,
+}
+
+/// Where a stream begins.
+#[derive(Debug, Clone)]
+pub(super) struct Start {
+    /// Place of the next byte, and what was executed before it; `None` for an empty log.
+    pub(super) resume: Option<(LogPos, GtidPosition)>,
+    /// Name of the file to be resumed, as the upstream knows it.
+    pub(super) file: Option<String>,
+    /// What to add to an upstream file's number to get the log's.
+    pub(super) shift: u64,
+    /// The log's base name, once it has one.
+    pub(super) base: Option<String>,
+    /// The upstream's family.
+    pub(super) flavor: Flavor,
+    /// Whether the session's first (artificial) events carry checksums.
+    pub(super) checksum: ChecksumAlg,
+}
+
+/// Counters of what came in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) events: u64,
+    pub(super) transactions: u64,
+    pub(super) heartbeats: u64,
+}
+
+/// A huge event whose pieces are passed on as they come.
+struct Partial {
+    header: EventHeader,
+    at: u64,
+    mark: Mark,
+    seen: usize,
+    hasher: crc32fast::Hasher,
+    footer: Vec<u8>,
+}
+
+/// The state of one stream.
+pub(super) struct Ingest {
+    shift: u64,
+    base: Option<String>,
+    /// The current file in the log's numbering and as the upstream names it.
+    file: Option<(u64, String)>,
+    offset: u64,
+    checksum: ChecksumAlg,
+    flavor: Flavor,
+    tracker: TransactionTracker,
+    gtid: GtidPosition,
+    fresh_log: bool,
+    open: Option<(TransactionId, u64)>,
+    partial: Option<Partial>,
+    batch_at: u64,
+    data: BytesMut,
+    whole: Option<u64>,
+    transactions: Vec<Transaction>,
+    effects: VecDeque<Effect>,
+    pub(super) counts: Counts,
+    pub(super) server_version: Option<String>,
+}
+
+impl Ingest {
+    pub(super) fn new(start: Start) -> Self {
+        let fresh_log = start.resume.is_none();
+        let (pos, gtid) = match start.resume {
+            Some((pos, gtid)) => (Some(pos), gtid),
+            None => (None, GtidPosition::empty(start.flavor)),
+        };
+        let offset = pos.map_or(0, |p| p.offset);
+        Self {
+            shift: start.shift,
+            base: start.base,
+            file: pos.map(|p| p.file).zip(start.file),
+            offset,
+            checksum: start.checksum,
+            flavor: start.flavor,
+            tracker: TransactionTracker::new(),
+            gtid,
+            fresh_log,
+            open: None,
+            partial: None,
+            batch_at: offset,
+            data: BytesMut::new(),
+            whole: None,
+            transactions: Vec::new(),
+            effects: VecDeque::new(),
+            counts: Counts::default(),
+            server_version: None,
+        }
+    }
+
+    /// The next thing to do, if any.
+    pub(super) fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Takes a piece of an event; `first` and `last` say which end of the event it holds. The first piece of an event that is cut holds
+    /// at least its header and [`event::BODY_PREFIX`] bytes, or all there is. `now` is when the bytes arrived.
+    pub(super) fn piece(&mut self, first: bool, data: &[u8], last: bool, now: Micros) -> Result<(), StreamError> {
+        if first && last {
+            self.whole_event(data, now)?;
+        } else {
+            if first {
+                self.begin_partial(data, now)?;
+            }
+            self.continue_partial(data, last, now)?;
+        }
+        // Only here: a batch that ends at a boundary has to say so.
+        if self.data.len() >= BATCH_BYTES {
+            self.flush(now);
+        }
+        Ok(())
+    }
+
+    /// Ends the batch: what was taken so far leaves for the log.
+    pub(super) fn flush(&mut self, now: Micros) {
+        let Some((number, _)) = &self.file else { return };
+        if self.data.is_empty() {
+            return;
+        }
+        let batch = Batch {
+            file: *number,
+            offset: self.batch_at,
+            data: self.data.split().freeze(),
+            whole: self.whole.take(),
+            transactions: std::mem::take(&mut self.transactions),
+            received_at: now,
+        };
+        self.batch_at = self.offset;
+        self.effects.push_back(Effect::Append(batch));
+    }
+
+    fn whole_event(&mut self, bytes: &[u8], now: Micros) -> Result<(), StreamError> {
+        let header = EventHeader::parse(bytes)?;
+        if header.size as usize != bytes.len() {
+            return Err(self.garbled(format!("{} says {} bytes, {} came", header.kind, header.size, bytes.len())));
+        }
+        self.counts.events += 1;
+        match header.kind {
+            EventKind::FORMAT_DESCRIPTION => return self.format_description(&header, bytes),
+            EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => {
+                self.verify(&header, bytes)?;
+                self.counts.heartbeats += 1;
+                return Ok(());
+            }
+            _ => self.verify(&header, bytes)?,
+        }
+        let body = event::body(bytes, self.checksum)?;
+        if header.is_artificial() || (header.kind == EventKind::ROTATE && header.log_pos == 0) {
+            // Made up by the sender, in no file.
+            return if header.kind == EventKind::ROTATE {
+                self.artificial_rotate(&Rotate::parse(body)?, now)
+            } else {
+                Ok(())
+            };
+        }
+        self.check_place(&header)?;
+        if header.kind == EventKind::GTID_LIST {
+            self.gtid_list(&GtidListEvent::parse(body)?)?;
+        }
+        let mark = self.tracker.observe(&header, body)?;
+        let begins = self.offset;
+        self.push(bytes);
+        self.marked(mark, begins, now)
+    }
+
+    fn marked(&mut self, mark: Mark, begins: u64, now: Micros) -> Result<(), StreamError> {
+        match mark {
+            Mark::Begin(id, _) => {
+                self.check_order(&id)?;
+                self.open = Some((id, begins));
+            }
+            Mark::End => {
+                if let Some((id, begins)) = self.open.take() {
+                    self.gtid.advance(&id);
+                    self.counts.transactions += 1;
+                    self.transactions.push(Transaction { id, begins, ends: self.offset, arrived: now });
+                }
+            }
+            Mark::Inside | Mark::Outside => {}
+        }
+        if !self.tracker.in_transaction() {
+            self.whole = Some(self.offset);
+        }
+        Ok(())
+    }
+
+    fn begin_partial(&mut self, data: &[u8], now: Micros) -> Result<(), StreamError> {
+        let header = EventHeader::parse(data)?;
+        self.counts.events += 1;
+        self.check_place(&header)?;
+        let mark = self.tracker.observe(&header, &data[HEADER_LEN..])?;
+        if mark == Mark::Outside || matches!(mark, Mark::Begin(..)) {
+            return Err(
+                self.garbled(format!("a {} of {} bytes is larger than any server writes", header.kind, header.size))
+            );
+        }
+        // What came before must not wait for the huge event.
+        self.flush(now);
+        self.partial = Some(Partial {
+            header,
+            at: self.offset,
+            mark,
+            seen: 0,
+            hasher: crc32fast::Hasher::new(),
+            footer: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn continue_partial(&mut self, data: &[u8], last: bool, now: Micros) -> Result<(), StreamError> {
+        let Some(mut partial) = self.partial.take() else {
+            return Err(self.garbled("the middle of an event came without its beginning".into()));
+        };
+        let content = partial.header.size as usize - self.checksum.len().min(partial.header.size as usize);
+        let summed = data.len().min(content.saturating_sub(partial.seen));
+        partial.hasher.update(&data[..summed]);
+        partial.footer.extend_from_slice(&data[summed..]);
+        partial.seen += data.len();
+        self.push(data);
+        if !last {
+            self.partial = Some(partial);
+            return Ok(());
+        }
+        if partial.seen != partial.header.size as usize {
+            return Err(self.garbled(format!(
+                "{} says {} bytes, {} came",
+                partial.header.kind, partial.header.size, partial.seen
+            )));
+        }
+        if self.checksum == ChecksumAlg::Crc32 {
+            let computed = partial.hasher.finalize();
+            let stored = partial.footer.first_chunk::<CHECKSUM_LEN>().map_or(0, |b| u32::from_le_bytes(*b));
+            if stored != computed {
+                return Err(self.bad_checksum(&partial.header, partial.at, stored, computed));
+            }
+        }
+        self.marked(partial.mark, partial.at, now)
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.data.is_empty() {
+            self.batch_at = self.offset;
+        }
+        self.data.extend_from_slice(bytes);
+        self.offset += bytes.len() as u64;
+    }
+
+    fn format_description(&mut self, header: &EventHeader, bytes: &[u8]) -> Result<(), StreamError> {
+        let format = FormatDescription::parse(bytes)?;
+        if format.checksum == ChecksumAlg::Crc32 {
+            if let Err(error) = checksum::verify(bytes) {
+                return Err(self.checksum_error(header, self.offset, &error));
+            }
+        }
+        self.checksum = format.checksum;
+        self.server_version = Some(format.server_version);
+        if header.log_pos == 0 || header.is_artificial() || self.offset != FIRST_EVENT {
+            return Ok(()); // how the events from the middle of a file are to be read
+        }
+        self.check_place(header)?;
+        let mut own = bytes.to_vec();
+        FormatDescription::clear_in_use(&mut own);
+        self.push(&own);
+        self.whole = Some(self.offset);
+        Ok(())
+    }
+
+    fn artificial_rotate(&mut self, rotate: &Rotate, now: Micros) -> Result<(), StreamError> {
+        if let Some((_, name)) = &self.file {
+            if *name == rotate.file {
+                if rotate.position != self.offset {
+                    return Err(self.garbled(format!(
+                        "the primary goes on at {}:{}, asked was {}",
+                        rotate.file, rotate.position, self.offset
+                    )));
+                }
+                return Ok(());
+            }
+        }
+        let (base, number) = split_file_name(&rotate.file)?;
+        if rotate.position != FIRST_EVENT {
+            return Err(self.garbled(format!(
+                "the primary goes on at {}:{}, in the middle of a file that is new here",
+                rotate.file, rotate.position
+            )));
+        }
+        if self.tracker.in_transaction() {
+            self.flush(now);
+            self.effects.push_back(Effect::DropPartial);
+            self.tracker = TransactionTracker::new();
+            self.open = None;
+        }
+        self.flush(now);
+        let number = number + self.shift;
+        if let Some((current, _)) = &self.file {
+            if number <= *current {
+                return Err(StreamError::Diverged {
+                    cause: format!(
+                        "the primary goes on in {}, which is not behind the file that the log ends in ({current})",
+                        rotate.file
+                    ),
+                    hint: "the primary's binlog was reset: see `baton-relay reset-log --help`".into(),
+                });
+            }
+        }
+        let base = self.base.get_or_insert_with(|| base.to_owned()).clone();
+        self.effects.push_back(Effect::OpenFile { number, base });
+        self.file = Some((number, rotate.file.clone()));
+        self.offset = FIRST_EVENT;
+        self.batch_at = FIRST_EVENT;
+        self.whole = None;
+        Ok(())
+    }
+
+    fn gtid_list(&mut self, list: &GtidListEvent) -> Result<(), StreamError> {
+        let position = list.position();
+        if self.fresh_log {
+            self.fresh_log = false;
+            self.gtid = GtidPosition::MariaDb(position);
+            return Ok(());
+        }
+        match &self.gtid {
+            GtidPosition::MariaDb(ours) if *ours != position => Err(diverged_state(&position, ours)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_order(&self, id: &TransactionId) -> Result<(), StreamError> {
+        let goes_back = match (&self.gtid, id) {
+            (GtidPosition::MariaDb(list), TransactionId::MariaDb(gtid)) => list.sequence(gtid.domain) >= gtid.sequence,
+            (own, id) => own.contains(id),
+        };
+        if !goes_back {
+            return Ok(());
+        }
+        Err(StreamError::Diverged {
+            cause: format!("GTID {id} comes after a position that holds it or a later one of its domain"),
+            hint: "the primary's GTIDs went backwards (gtid_strict_mode=ON prevents that): see `baton-relay reset-log --help`".into(),
+        })
+    }
+
+    /// An event that is in a file must continue it: its end is what its header says.
+    fn check_place(&self, header: &EventHeader) -> Result<(), StreamError> {
+        if self.file.is_none() {
+            return Err(self.garbled(format!("a {} came before the name of any file", header.kind)));
+        }
+        let end = self.offset.wrapping_add(u64::from(header.size));
+        if header.log_pos == end as u32 {
+            return Ok(());
+        }
+        Err(StreamError::Gap {
+            file: self.file_name(),
+            offset: self.offset,
+            detail: format!(
+                "a {} of {} bytes that ends at {} does not continue it",
+                header.kind, header.size, header.log_pos
+            ),
+        })
+    }
+
+    fn verify(&self, header: &EventHeader, bytes: &[u8]) -> Result<(), StreamError> {
+        if self.checksum == ChecksumAlg::None {
+            return Ok(());
+        }
+        checksum::verify(bytes).map_err(|error| self.checksum_error(header, self.offset, &error))
+    }
+
+    fn checksum_error(&self, header: &EventHeader, at: u64, error: &baton_wire::WireError) -> StreamError {
+        StreamError::Checksum { file: self.file_name(), offset: at, kind: header.kind, detail: error.to_string() }
+    }
+
+    fn bad_checksum(&self, header: &EventHeader, at: u64, stored: u32, computed: u32) -> StreamError {
+        self.checksum_error(header, at, &baton_wire::WireError::Checksum { stored, computed })
+    }
+
+    fn garbled(&self, detail: String) -> StreamError {
+        StreamError::Garbled { file: self.file_name(), offset: self.offset, detail }
+    }
+
+    fn file_name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "(no file yet)".into(), |(_, name)| name.clone())
+    }
+
+    /// The upstream's family.
+    pub(super) fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+}
+
+fn diverged_state(theirs: &GtidList, ours: &GtidList) -> StreamError {
+    StreamError::Diverged {
+        cause: format!("the primary begins a file at GTID position '{theirs}', the log stands at '{ours}'"),
+        hint: "their histories differ: find out which one the replicas follow, then see `baton-relay reset-log --help`"
+            .into(),
+    }
+}
+
+/// Splits `mysql-bin.000007` into its base name and number.
+pub(super) fn split_file_name(name: &str) -> Result<(&str, u64), StreamError> {
+    let bad = || StreamError::Garbled {
+        file: name.to_owned(),
+        offset: 0,
+        detail: "is not of the form base.number, such as mysql-bin.000001".into(),
+    };
+    let (base, number) = name.rsplit_once('.').ok_or_else(bad)?;
+    if base.is_empty()
+        || base.starts_with('.')
+        || base.contains(['/', '\0'])
+        || !number.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err(bad());
+    }
+    Ok((base, number.parse().map_err(|_| bad())?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! One stream from the primary: from the login to the connection's end.
+//!
+//! Owns the conversation before the dump and the reading loop. Promises: what it appends continues the log without a gap; on any error the
+//! connection is dropped, and the next one begins at what the log holds durably.
+
+use std::time::Duration;
+
+use baton_wire::checksum::ChecksumAlg;
+use baton_wire::command::{BinlogDump, DUMP_SEND_ANNOTATE_ROWS, RegisterSlave};
+use baton_wire::event::{self, EventKind, Flavor, HEADER_LEN, Rotate};
+use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
+use baton_wire::gtid::mariadb::GtidList;
+use baton_wire::response::{ErrPacket, code};
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::Context;
+use super::client::{Client, Login};
+use super::error::StreamError;
+use super::ingest::{Effect, Ingest, Start};
+use super::plan::{LogEnd, Plan, ServerFacts, plan};
+use super::status::UpstreamState;
+use crate::clock::Micros;
+use crate::config::Address;
+use crate::log::{Appender, OpenFile};
+use crate::net::Stream;
+
+/// Bytes asked of the network at a time.
+const READ_BYTES: usize = 512 * 1024;
+
+/// Runs one stream until it breaks. Sets `progressed` once the primary sends events.
+pub(super) async fn run(
+    context: &Context,
+    appender: &mut Appender,
+    address: &Address,
+    progressed: &mut bool,
+) -> Result<std::convert::Infallible, StreamError> {
+    // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
+    let head = appender.settle().await?;
+    let mut client = Client::connect(address, &context.login).await?;
+    let facts = ask(context, &mut client, head.as_ref().and_then(|h| context.log_end(h))).await?;
+    let end = head.as_ref().and_then(|h| context.log_end(h));
+    context.note_server(&client.address, facts.server.server_id, &client.greeting.version);
+
+    let (file, position) = match plan(context.server_id, &context.start, end.as_ref(), &facts.server)? {
+        Plan::Dump { file, position } => (file, position),
+        Plan::LearnFile(gtid) => {
+            let file = learn_file(context, client, &gtid).await?;
+            client = Client::connect(address, &context.login).await?;
+            ask(context, &mut client, None).await?;
+            (file, 4)
+        }
+    };
+    tracing::info!(address = %client.address, server_id = facts.server.server_id, %file, position, "streaming from the primary");
+    let start = Start {
+        resume: head.as_ref().zip(end.as_ref()).map(|(h, _)| (h.pos, h.gtid.clone())),
+        file: end.as_ref().map(|e| e.upstream_file.clone()),
+        shift: 0,
+        base: context.log.base_name(),
+        flavor: Flavor::MariaDb,
+        checksum: facts.checksum,
+    };
+    dump(context, &mut client, &file, position).await?;
+    let address = client.address.clone();
+    let (stream, early) = client.into_stream();
+    Reading { context, appender, address, stream, buf: early, server_id: facts.server.server_id }
+        .read(Ingest::new(start), progressed)
+        .await
+}
+
+struct Asked {
+    server: ServerFacts,
+    checksum: ChecksumAlg,
+}
+
+/// The conversation of a replica before it asks for the stream.
+async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Result<Asked, StreamError> {
+    let version = client.greeting.version.clone();
+    if Flavor::of_version(&version) != Flavor::MariaDb {
+        return Err(StreamError::Refused {
+            cause: format!("the primary is MySQL {version}: not supported yet"),
+            hint: "point upstream.addresses at a MariaDB server".into(),
+        });
+    }
+    let server_id = client.value("SHOW VARIABLES LIKE 'server_id'").await?;
+    let server_id = number(server_id, "server_id")?;
+    let gtid_binlog_pos = position(client.value("SELECT @@GLOBAL.gtid_binlog_pos").await?)?;
+    let gtid_at_head = match end {
+        Some(end) => {
+            let sql =
+                format!("SELECT BINLOG_GTID_POS('{}',{})", end.upstream_file.replace(['\'', '\\'], ""), end.pos.offset);
+            client.value(&sql).await?.map(|text| position(Some(text))).transpose()?
+        }
+        None => None,
+    };
+    let period = context.heartbeat.as_nanos();
+    client.query(&format!("SET @master_heartbeat_period= {period}")).await?;
+    client.query("SET @master_binlog_checksum= @@global.binlog_checksum").await?;
+    let checksum = match client.value("SELECT @master_binlog_checksum").await?.as_deref() {
+        Some("NONE") => ChecksumAlg::None,
+        _ => ChecksumAlg::Crc32,
+    };
+    client.query("SET @mariadb_slave_capability=4").await?;
+    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head }, checksum })
+}
+
+fn number(value: Option<String>, what: &'static str) -> Result<u32, StreamError> {
+    value.as_deref().and_then(|v| v.parse().ok()).ok_or_else(|| StreamError::Garbled {
+        file: "(login)".into(),
+        offset: 0,
+        detail: format!("{what} is {value:?}, a number was expected"),
+    })
+}
+
+fn position(value: Option<String>) -> Result<GtidList, StreamError> {
+    Ok(value.unwrap_or_default().parse::<GtidList>()?)
+}
+
+async fn dump(context: &Context, client: &mut Client, file: &str, position: u64) -> Result<(), StreamError> {
+    let Ok(position) = u32::try_from(position) else {
+        return Err(StreamError::Refused {
+            cause: format!("{file}:{position} lies beyond 4 GiB, which the dump command can't name"),
+            hint: "lower max_binlog_size on the primary (1 GiB at most is usual); FLUSH BINARY LOGS begins a new file"
+                .into(),
+        });
+    };
+    let register = RegisterSlave {
+        server_id: context.server_id,
+        host: context.name.clone(),
+        user: String::new(),
+        password: String::new(),
+        port: context.port,
+        rank: 0,
+        master_id: 0,
+    };
+    if let Err(e) = client.command("COM_REGISTER_SLAVE", &register.encode()?).await {
+        return Err(match e {
+            StreamError::Server { code: code::ACCESS_DENIED | code::SPECIFIC_ACCESS_DENIED, message, .. } => {
+                StreamError::Refused {
+                    cause: format!("the primary refuses to be replicated: {message}"),
+                    hint: format!("on the primary: GRANT REPLICATION SLAVE ON *.* TO '{}'@'%'", context.login.user),
+                }
+            }
+            other => other,
+        });
+    }
+    let request =
+        BinlogDump { position, flags: DUMP_SEND_ANNOTATE_ROWS, server_id: context.server_id, file: file.to_owned() };
+    client.send(&request.encode()).await
+}
+
+/// Asks for a GTID position, only to be told the name of the file that holds it.
+async fn learn_file(context: &Context, mut client: Client, gtid: &GtidList) -> Result<String, StreamError> {
+    client.query(&format!("SET @slave_connect_state='{gtid}'")).await?;
+    client.query("SET @slave_gtid_strict_mode=0").await?;
+    client.query("SET @slave_gtid_ignore_duplicates=0").await?;
+    dump(context, &mut client, "", 4).await?;
+    let address = client.address.clone();
+    let (mut stream, mut buf) = client.into_stream();
+    let mut deframer = EventDeframer::new(DeframerOptions::default());
+    loop {
+        let (used, found) = deframer.next(&buf)?;
+        match found {
+            Deframed::EventData { header, data, first: true, last: true, .. } if header.kind == EventKind::ROTATE => {
+                // Whether this first event is summed depends on the session; the name's length does not.
+                let body = data.get(HEADER_LEN..).unwrap_or_default();
+                let summed = baton_wire::checksum::verify(data).is_ok();
+                let body = if summed { event::body(data, ChecksumAlg::Crc32)? } else { body };
+                return Ok(Rotate::parse(body)?.file);
+            }
+            Deframed::Error(payload) => return Err(stream_error(payload, &format!("GTID position '{gtid}'"))),
+            Deframed::Eof => return Err(StreamError::Io { address, source: std::io::ErrorKind::UnexpectedEof.into() }),
+            Deframed::EventData { .. } => buf.advance(used),
+            Deframed::NeedMore(_) => {
+                let read = timeout(context.silence, stream.read_buf(&mut buf)).await;
+                match read {
+                    Ok(Ok(0)) => {
+                        return Err(StreamError::Io { address, source: std::io::ErrorKind::UnexpectedEof.into() });
+                    }
+                    Ok(Ok(_)) => {}
+                    Ok(Err(source)) => return Err(StreamError::Io { address, source }),
+                    Err(_) => {
+                        return Err(StreamError::Timeout {
+                            address,
+                            what: "no event",
+                            millis: context.silence.as_millis(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An error packet in place of an event.
+fn stream_error(payload: &[u8], what: &str) -> StreamError {
+    let e = match ErrPacket::parse(payload) {
+        Ok(e) => e,
+        Err(e) => return e.into(),
+    };
+    if e.code == code::FATAL_READING_BINLOG {
+        return StreamError::Purged {
+            cause: format!("the primary can't stream from {what}: {}", e.message),
+            hint: "it is asked again; if the place was purged there, restore it, or begin a new log with `baton-relay reset-log`".into(),
+        };
+    }
+    StreamError::Server { what: format!("the dump of {what}"), code: e.code, message: e.message }
+}
+
+/// The reading loop's state.
+struct Reading<'a> {
+    context: &'a Context,
+    appender: &'a mut Appender,
+    address: String,
+    stream: Stream,
+    buf: BytesMut,
+    server_id: u32,
+}
+
+impl Reading<'_> {
+    async fn read(
+        mut self,
+        mut ingest: Ingest,
+        progressed: &mut bool,
+    ) -> Result<std::convert::Infallible, StreamError> {
+        let mut deframer = EventDeframer::new(DeframerOptions::default());
+        let mut streaming = false;
+        loop {
+            let now = Micros::now();
+            let parsed = self.take_all(&mut deframer, &mut ingest, now);
+            // What was whole before an error is worth keeping.
+            ingest.flush(now);
+            self.perform(&mut ingest).await?;
+            parsed?;
+            if !streaming && ingest.counts.events > 0 {
+                streaming = true;
+                *progressed = true;
+                self.context.set_state(UpstreamState::Streaming);
+            }
+            self.count(&mut ingest);
+            self.buf.reserve(READ_BYTES.max(deframer.min_buffer()));
+            match timeout(self.context.silence, self.stream.read_buf(&mut self.buf)).await {
+                Ok(Ok(0)) => return Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(n)) => self.context.metrics.upstream_received_bytes.inc_by(n as u64),
+                Ok(Err(e)) => return Err(self.io(e)),
+                Err(_) => {
+                    let millis = self.context.silence.as_millis();
+                    return Err(StreamError::Timeout {
+                        address: self.address.clone(),
+                        what: "no event and no heartbeat",
+                        millis,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes every event, or piece of one, that the buffer holds.
+    fn take_all(&mut self, deframer: &mut EventDeframer, ingest: &mut Ingest, now: Micros) -> Result<(), StreamError> {
+        let mut at = 0;
+        let result = loop {
+            let (used, found) = match deframer.next(&self.buf[at..]) {
+                Ok(next) => next,
+                Err(e) => break Err(e.into()),
+            };
+            at += used;
+            match found {
+                Deframed::NeedMore(_) => break Ok(()),
+                Deframed::EventData { first, data, last, .. } => {
+                    if let Err(e) = ingest.piece(first, data, last, now) {
+                        break Err(e);
+                    }
+                }
+                Deframed::Error(payload) => break Err(stream_error(payload, "the log's position")),
+                Deframed::Eof => break Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
+            }
+        };
+        self.buf.advance(at);
+        result
+    }
+
+    async fn perform(&mut self, ingest: &mut Ingest) -> Result<(), StreamError> {
+        while let Some(effect) = ingest.next_effect() {
+            match effect {
+                Effect::Append(batch) => self.appender.append(batch).await?,
+                Effect::DropPartial => {
+                    self.appender.settle().await?;
+                }
+                Effect::OpenFile { number, base } => {
+                    let file = OpenFile { number, base, upstream_server_id: self.server_id, flavor: ingest.flavor() };
+                    self.appender.open_file(file).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, ingest: &mut Ingest) {
+        let counts = std::mem::take(&mut ingest.counts);
+        let metrics = &self.context.metrics;
+        metrics.upstream_received_events.inc_by(counts.events);
+        metrics.upstream_received_transactions.inc_by(counts.transactions);
+    }
+
+    fn io(&self, source: std::io::Error) -> StreamError {
+        StreamError::Io { address: self.address.clone(), source }
+    }
+}
+
+/// How long silence is taken for life: heartbeats come every `heartbeat`.
+pub(super) fn silence_limit(heartbeat: Duration) -> Duration {
+    heartbeat * 3 + Duration::from_secs(1)
+}
+
+/// Keeps the login out of `Debug`.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
