@@ -1,5 +1,16 @@
 //! Serves the log to replicas.
+//!
+//! Owns the replication port: logins, the statements that a source answers, start positions, streams, and the list of who is attached.
+//! Promises: nothing beyond the log's head goes out; a slow client slows nobody else, and its memory is bounded.
 
+mod dump;
+mod emit;
 mod registry;
+mod request;
+mod server;
+mod session;
+mod sql;
+mod start;
 
 pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};
+pub use server::{Options, Shared, serve};

@@ -1,0 +1,119 @@
+//! The statements that a replication source answers: what replicas, CDC clients and a DBA's client say.
+//!
+//! Owns the session's user variables and the answers. Promises: every statement gets an answer, an unknown variable is error
+//! 1193, anything else that is not replication a clear error. Never does I/O: what an answer needs is in [`Facts`].
+
+mod eval;
+mod lexer;
+mod parse;
+mod tables;
+
+use std::collections::BTreeMap;
+
+use baton_wire::checksum::ChecksumAlg;
+
+use crate::log::FileInfo;
+
+pub(crate) use tables::Table;
+
+/// User variables a session may set, at most: more is an error, not memory.
+const MAX_USER_VARIABLES: usize = 64;
+/// Bytes of one user variable, at most (a GTID position of many domains is long).
+const MAX_VARIABLE_BYTES: usize = 1 << 20;
+
+/// What the server side knows when it answers a statement.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) server_id: u32,
+    pub(crate) server_uuid: String,
+    pub(crate) hostname: String,
+    pub(crate) port: u16,
+    pub(crate) version: String,
+    pub(crate) mysql: bool,
+    pub(crate) checksum: ChecksumAlg,
+    pub(crate) max_packet: u64,
+    pub(crate) gtid_position: String,
+    pub(crate) unix_time: i64,
+    pub(crate) connection: u32,
+    pub(crate) user: String,
+    pub(crate) peer: String,
+    pub(crate) files: Vec<FileInfo>,
+    pub(crate) replicas: Vec<ReplicaRow>,
+    pub(crate) upstream: UpstreamRow,
+}
+
+/// A replica, for `SHOW SLAVE HOSTS` and `SHOW PROCESSLIST`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReplicaRow {
+    pub(crate) connection: u32,
+    pub(crate) server_id: u32,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
+    pub(crate) peer: String,
+    pub(crate) uuid: String,
+    pub(crate) seconds: u64,
+    pub(crate) state: &'static str,
+}
+
+/// The upstream, for `SHOW SLAVE STATUS`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UpstreamRow {
+    pub(crate) host: String,
+    pub(crate) port: String,
+    pub(crate) user: String,
+    pub(crate) server_id: u32,
+    pub(crate) streaming: bool,
+    pub(crate) connecting: bool,
+    pub(crate) lag_seconds: u64,
+    pub(crate) error: String,
+}
+
+/// What to do about a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Ok,
+    Rows(Table),
+    Error {
+        code: u16,
+        state: &'static str,
+        message: String,
+    },
+    Kill(u32),
+    /// `SELECT binlog_gtid_pos(file, pos)`: the one answer that needs the log; the column's name comes along.
+    GtidAt {
+        column: String,
+        file: String,
+        position: u64,
+    },
+}
+
+/// The user variables of one session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Session {
+    variables: BTreeMap<String, Option<String>>,
+}
+
+impl Session {
+    /// The value of a user variable that was set and is not NULL; names are lower case.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).and_then(|v| v.as_deref())
+    }
+
+    /// Answers a statement.
+    pub(crate) fn answer(&mut self, sql: &str, facts: &Facts) -> Reply {
+        eval::answer(self, parse::parse(sql), facts)
+    }
+
+    fn set(&mut self, name: String, value: Option<String>) -> Result<(), Reply> {
+        let full = self.variables.len() >= MAX_USER_VARIABLES && !self.variables.contains_key(&name);
+        if full || value.as_ref().is_some_and(|v| v.len() > MAX_VARIABLE_BYTES) {
+            let message = format!(
+                "@{name}: a session holds at most {MAX_USER_VARIABLES} variables of {MAX_VARIABLE_BYTES} bytes"
+            );
+            return Err(Reply::Error { code: 1038, state: "HY001", message });
+        }
+        self.variables.insert(name, value);
+        Ok(())
+    }
+}

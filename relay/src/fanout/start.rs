@@ -1,0 +1,181 @@
+//! Where a client's stream begins: pure decisions over what the log knows.
+
+use baton_wire::gtid::mariadb::GtidList;
+
+use super::request::StartFrom;
+use crate::log::{FileInfo, GtidStartError, Log, LogError, LogPos};
+
+/// The answer to a dump request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resolution {
+    /// Begin here.
+    Begin(Begin),
+    /// The client is ahead of this relay: keep it with heartbeats until the log has caught up.
+    Hold(String),
+    /// Error 1236 with this message.
+    Refuse(String),
+}
+
+/// Where to begin, and what to tell the client about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Begin {
+    /// First event to send.
+    pub(super) pos: LogPos,
+    /// For GTID clients: the position at that place (to be told), and what the client has already of what follows.
+    pub(super) gtid: Option<GtidBegin>,
+}
+
+/// The GTID side of a beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GtidBegin {
+    /// The log's position at the place.
+    pub(super) at: GtidList,
+    /// What the client has.
+    pub(super) known: GtidList,
+}
+
+/// Resolves a start by GTID.
+pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
+    match log.find_start(wanted) {
+        Ok(start) => Resolution::Begin(Begin {
+            pos: start.pos,
+            gtid: Some(GtidBegin { at: start.gtid, known: wanted.clone() }),
+        }),
+        Err(GtidStartError::Log(LogError::Empty)) => Resolution::Hold("this relay's log is empty".into()),
+        Err(e @ GtidStartError::Ahead { .. }) => Resolution::Hold(e.to_string()),
+        Err(GtidStartError::Purged { .. }) => Resolution::Refuse(
+            "Could not find GTID state requested by slave in any binlog files. Probably the slave state is too old and \
+             required binlog files have been purged."
+                .into(),
+        ),
+        Err(GtidStartError::Forked { requested, .. }) => Resolution::Refuse(format!(
+            "Error: connecting slave requested to start from GTID {requested}, which is not in the master's binlog. Since the \
+             master's binlog contains GTIDs with higher sequence numbers, it probably means that the slave has diverged due to \
+             executing extra erroneous transactions"
+        )),
+        // The log can't be read here and now: the client shall come again.
+        Err(e @ GtidStartError::Log(_)) => Resolution::Hold(e.to_string()),
+    }
+}
+
+/// Resolves a start by file and position. `parse` gives the number of a name that is of this log, `is_boundary` whether an event begins (or
+/// the file ends) there.
+pub(super) fn by_file(
+    files: &[FileInfo],
+    name: &str,
+    position: u64,
+    parse: impl Fn(&str) -> Option<u64>,
+    is_boundary: impl Fn(LogPos) -> bool,
+) -> Resolution {
+    let (Some(first), Some(last)) = (files.first(), files.last()) else {
+        return Resolution::Hold("this relay's log is empty".into());
+    };
+    let unknown = || Resolution::Refuse("Could not find first log file name in binary log index file".into());
+    let number = if name.is_empty() { Some(first.number) } else { parse(name) };
+    let Some(number) = number else { return unknown() };
+    if number > last.number {
+        return Resolution::Hold(format!("{name} is not in this relay's log yet, which ends in {}", last.name));
+    }
+    let Some(file) = files.iter().find(|f| f.number == number) else { return unknown() };
+    let pos = LogPos { file: number, offset: position.max(4) };
+    if pos.offset > file.size {
+        if !file.closed {
+            return Resolution::Hold(format!(
+                "{}:{position} is not in this relay's log yet, which ends at {}",
+                file.name, file.size
+            ));
+        }
+        let name = &file.name;
+        return Resolution::Refuse(format!(
+            "Client requested master to start replication from impossible position; the first event '{name}' at {position}, the last \
+             event read from '{name}' at 4, the last byte read from '{name}' at 4."
+        ));
+    }
+    if position < 4 {
+        return Resolution::Refuse("Client requested master to start replication from position < 4".into());
+    }
+    if !is_boundary(pos) {
+        let name = &file.name;
+        return Resolution::Refuse(format!(
+            "log event entry exceeded max_allowed_packet; Increase max_allowed_packet on master; the first event '{name}' at \
+             {position}, the last event read from '{name}' at {position}, the last byte read from '{name}' at {position}."
+        ));
+    }
+    Resolution::Begin(Begin { pos, gtid: None })
+}
+
+/// Resolves any start.
+pub(super) fn resolve(log: &Log, start: &StartFrom) -> Resolution {
+    match start {
+        StartFrom::Gtid(list) => by_gtid(log, list),
+        StartFrom::File { name, position } => {
+            by_file(&log.files(), name, *position, |name| log.parse_file_name(name), |pos| log.place_of(pos).is_ok())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_wire::checksum::ChecksumAlg;
+    use baton_wire::event::Flavor;
+    use baton_wire::gtid::GtidPosition;
+
+    fn file(number: u64, size: u64, closed: bool) -> FileInfo {
+        FileInfo {
+            number,
+            name: format!("b.{number:06}"),
+            size,
+            start: GtidPosition::empty(Flavor::MariaDb),
+            checksum: ChecksumAlg::Crc32,
+            server_version: "10.11.19-MariaDB".into(),
+            closed,
+        }
+    }
+
+    fn resolve(name: &str, position: u64) -> Resolution {
+        let files = [file(3, 1000, true), file(4, 500, false)];
+        by_file(
+            &files,
+            name,
+            position,
+            |n| n.strip_prefix("b.")?.parse().ok(),
+            |p| p.offset % 100 == 0 || p.offset == 4,
+        )
+    }
+
+    fn begin(file: u64, offset: u64) -> Resolution {
+        Resolution::Begin(Begin { pos: LogPos { file, offset }, gtid: None })
+    }
+
+    #[test]
+    fn what_is_there_is_served() {
+        assert_eq!(resolve("", 4), begin(3, 4));
+        assert_eq!(resolve("b.000003", 1000), begin(3, 1000));
+        assert_eq!(resolve("b.000004", 500), begin(4, 500));
+    }
+
+    #[test]
+    fn who_is_merely_ahead_is_held() {
+        for (name, position) in [("b.000004", 600), ("b.000005", 4)] {
+            assert!(matches!(resolve(name, position), Resolution::Hold(_)), "{name}:{position}");
+        }
+        assert!(matches!(by_file(&[], "b.000001", 4, |_| Some(1), |_| true), Resolution::Hold(_)));
+    }
+
+    #[test]
+    fn what_is_proven_impossible_is_refused() {
+        for (name, position, text) in [
+            ("b.000002", 4, "Could not find first log file name"),
+            ("other.000003", 4, "Could not find first log file name"),
+            ("b.000003", 1100, "impossible position"),
+            ("b.000003", 301, "log event entry exceeded"),
+            ("b.000003", 2, "position < 4"),
+        ] {
+            match resolve(name, position) {
+                Resolution::Refuse(message) => assert!(message.contains(text), "{message}"),
+                other => panic!("{name}:{position}: {other:?}"),
+            }
+        }
+    }
+}
