@@ -12,5 +12,7 @@ pub mod log;
 pub mod metrics;
 mod net;
 mod packets;
+pub mod relay;
+pub mod reset;
 pub mod tls;
 pub mod upstream;

@@ -1,0 +1,248 @@
+//! Puts the parts together and runs them until told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use baton_wire::auth::StoredPassword;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
+use crate::config::Config;
+use crate::fanout::{self, Registry};
+use crate::lag::{self, LagReport, LagTracker};
+use crate::log::{self, DiskStorage, FileInfo, Head, Log, LogStatus};
+use crate::metrics::Metrics;
+use crate::tls;
+use crate::upstream::{self, UpstreamStatus};
+
+/// How long the parts may take to end once told to.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Checks what [`Config::load`] can't see in the text alone: that the files it names can be used.
+///
+/// # Errors
+/// The file, and what is wrong with it.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    tls::install_provider();
+    server_tls(config)?;
+    tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())?;
+    Ok(())
+}
+
+fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    match (&config.listen.tls_cert_file, &config.listen.tls_key_file) {
+        (Some(cert), Some(key)) => Ok(Some(tls::server_config(cert, key)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Runs a relay until cancelled.
+///
+/// # Errors
+/// What keeps it from starting: the data directory, the log, a port, a certificate.
+pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
+    tls::install_provider();
+    let server_tls = server_tls(&config)?;
+    let client_tls = tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())?;
+    let metrics = Metrics::new();
+
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("data_dir = {}: can't be made", dir.display()))?;
+    let storage = Arc::new(DiskStorage::open(dir)?);
+    let log_config = log::LogConfig {
+        cluster: config.cluster.clone(),
+        retain: config.log.retain,
+        retain_bytes: config.log.retain_bytes,
+        retain_hard_bytes: config.log.retain_hard_bytes,
+        ..log::LogConfig::default()
+    };
+    let (log, appender) = Log::open(storage, log_config)?;
+
+    let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
+    let http = listen("listen.http", &config.listen.http.to_string()).await?;
+    let port = replication.local_addr()?.port();
+    let registry = Registry::new();
+    let (upstream_status, upstream) = watch::channel(UpstreamStatus::default());
+    let tracker = LagTracker::start(
+        Arc::new(LogHistory(Arc::clone(&log))),
+        Arc::clone(&registry),
+        upstream.clone(),
+        lag::LagConfig {
+            user: config.lag.user.clone(),
+            password: Some(config.lag.password.clone()),
+            poll_min: config.lag.poll.min,
+            poll_max: config.lag.poll.max,
+            min_sessions: config.lag.min_sessions as usize,
+            max_sessions: config.lag.max_sessions as usize,
+        },
+        &config.cluster,
+        &config.name,
+        cancel.clone(),
+    );
+    let shared = fanout::Shared::new(
+        fanout::Options {
+            server_id: config.server_id,
+            name: config.name.clone(),
+            port,
+            accounts: config
+                .users
+                .iter()
+                .map(|u| (u.name.clone(), StoredPassword::new(u.password.expose_secret().as_bytes())))
+                .collect(),
+            tls: server_tls.clone(),
+            tls_policy: config.listen.tls,
+            max_connections: config.listen.max_connections as usize,
+            login_timeout: config.listen.login_timeout,
+            max_packet: usize::try_from(config.listen.max_packet).unwrap_or(usize::MAX),
+            upstream_user: config.upstream.user.clone(),
+        },
+        Arc::clone(&log),
+        Arc::clone(&registry),
+        Arc::clone(&metrics),
+        upstream.clone(),
+    );
+    let view =
+        Arc::new(RelayView { log: Arc::clone(&log), upstream, registry, tracker, metrics: Arc::clone(&metrics) });
+    let admin_options = AdminOptions {
+        token: config.listen.token.clone(),
+        protect_reads: config.listen.protect_reads,
+        tls: server_tls,
+        ..AdminOptions::new(&config.cluster, &config.name, replication.local_addr()?.to_string())
+    };
+    tracing::info!(
+        cluster = %config.cluster, relay = %config.name, version = env!("CARGO_PKG_VERSION"),
+        replication = %replication.local_addr()?, http = %http.local_addr()?, data_dir = %dir.display(),
+        head = %log.head().map_or_else(|| "none".into(), |h| format!("{} '{}'", h.pos, h.gtid)),
+        "relay started"
+    );
+
+    let upstream_options = upstream::Options {
+        addresses: config.upstream.addresses,
+        user: config.upstream.user,
+        password: config.upstream.password,
+        tls_mode: config.upstream.tls,
+        tls: client_tls,
+        start: config.upstream.start,
+        heartbeat: config.upstream.heartbeat,
+        connect_timeout: config.upstream.connect_timeout,
+        server_id: config.server_id,
+        name: config.name,
+        port,
+    };
+    let fed = tokio::spawn(upstream::run(upstream_options, log, appender, upstream_status, metrics, cancel.clone()));
+    let served = tokio::spawn(fanout::serve(replication, shared, cancel.clone()));
+    let admin = tokio::spawn(admin::serve(http, view, admin_options, cancel.clone()));
+
+    // A part that ends unasked takes the others with it: a supervisor restarts the whole.
+    let mut fed = fed;
+    let mut served = served;
+    let mut admin = admin;
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        ended = &mut fed => tracing::error!(?ended, "the upstream side ended by itself"),
+        ended = &mut served => tracing::error!(?ended, "the replication port ended by itself"),
+        ended = &mut admin => tracing::error!(?ended, "the HTTP port ended by itself"),
+    }
+    let asked = cancel.is_cancelled();
+    cancel.cancel();
+    let all = async {
+        for part in [fed, served] {
+            if !part.is_finished() {
+                let _ = part.await;
+            }
+        }
+        if !admin.is_finished() {
+            let _ = admin.await;
+        }
+    };
+    if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
+        tracing::warn!(limit = ?STOP_LIMIT, "some connections did not end in time");
+    }
+    anyhow::ensure!(asked, "a part of the relay ended by itself; see the log lines before");
+    tracing::info!("relay stopped");
+    Ok(())
+}
+
+async fn listen(key: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{key} = {address}: can't listen there; is the port taken by another process?"))
+}
+
+/// The log as the lag side sees it.
+struct LogHistory(Arc<Log>);
+
+impl lag::History for LogHistory {
+    fn head(&self) -> Option<Arc<Head>> {
+        self.0.head()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Option<Arc<Head>>> {
+        self.0.subscribe()
+    }
+
+    fn place_of_gtid(&self, applied: &baton_wire::gtid::GtidPosition) -> std::io::Result<log::Place> {
+        self.0.place_of_gtid(applied).map_err(std::io::Error::other)
+    }
+
+    fn place_of(&self, pos: log::LogPos) -> std::io::Result<log::Place> {
+        self.0.place_of(pos).map_err(std::io::Error::other)
+    }
+
+    fn file_name(&self, number: u64) -> Option<String> {
+        self.0.file_name(number)
+    }
+}
+
+/// The running relay as the HTTP side sees it.
+struct RelayView {
+    log: Arc<Log>,
+    upstream: watch::Receiver<UpstreamStatus>,
+    registry: Arc<Registry>,
+    tracker: Arc<LagTracker>,
+    metrics: Arc<Metrics>,
+}
+
+impl View for RelayView {
+    fn head(&self) -> Option<Head> {
+        self.log.head().map(|h| (*h).clone())
+    }
+
+    fn subscribe_head(&self) -> Box<dyn Changes> {
+        Box::new(self.log.subscribe())
+    }
+
+    fn upstream(&self) -> watch::Receiver<UpstreamStatus> {
+        self.upstream.clone()
+    }
+
+    fn log_status(&self) -> LogStatus {
+        self.log.status()
+    }
+
+    fn files(&self) -> Vec<FileInfo> {
+        self.log.files()
+    }
+
+    fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    fn lag_report(&self) -> BoxFuture<'_, LagReport> {
+        Box::pin(self.tracker.report())
+    }
+
+    fn listening(&self) -> bool {
+        // The port is opened before this is built, and closed only when the relay stops.
+        true
+    }
+
+    fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+}
