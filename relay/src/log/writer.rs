@@ -190,7 +190,7 @@ impl Writer {
                 tail.start_known = true;
             }
         }
-        let arrived = transactions.first().map(|t| t.arrived);
+        let mut noted = Vec::new();
         let last_arrived = transactions.last().map(|t| t.arrived);
         {
             let mut live = lock(&log.live);
@@ -201,11 +201,12 @@ impl Writer {
             }
             for transaction in transactions {
                 let Transaction { id, begins, ends, arrived } = transaction;
+                arrivals::note(&mut noted, from, ends, arrived);
                 let recent = Recent { id: id.clone(), begins: LogPos { file: number, offset: begins }, ends, arrived };
                 live.push(recent, &self.gtid);
                 self.gtid.advance(&id);
                 tail.tally.note(&id);
-                if tail.entry_due(ends) {
+                if tail.note_end(ends) {
                     let (gtid, tally) = (self.gtid.clone(), tail.tally.clone());
                     tail.push_entry(Entry { offset: ends, gtid, tally, arrived });
                 }
@@ -225,7 +226,10 @@ impl Writer {
             drop(ring);
             log.head.send_replace(live.head.clone());
         }
-        tail.note_arrival(from, arrived.unwrap_or(received));
+        if noted.is_empty() {
+            arrivals::note(&mut noted, from, whole, received);
+        }
+        tail.note_arrivals(&noted);
         self.write_mark();
         if reset {
             self.note_epoch_gtid(number);
