@@ -17,7 +17,6 @@ use super::scan::FileHead;
 use super::segment::Segment;
 use super::storage::{Storage, StorageFile};
 use super::tally::Tally;
-use crate::clock::Micros;
 
 /// Bytes asked of the file system ahead of the writes.
 const ALLOCATE: u64 = 4 << 20;
@@ -221,9 +220,10 @@ impl Tail {
     }
 
     /// Notes that a transaction ends at `offset`; whether an index entry is due there.
-    pub(super) fn note_end(&mut self, offset: u64) -> bool {
+    /// `due` is the last entry that was due and is not added yet.
+    pub(super) fn note_end(&mut self, offset: u64, due: Option<&Entry>) -> bool {
         self.last_transaction = offset;
-        offset >= self.last_entry + index::INTERVAL
+        offset >= due.map_or(self.last_entry, |entry| entry.offset) + index::INTERVAL
     }
 
     /// Adds an index entry.
