@@ -1,4 +1,4 @@
-//! When what arrived: `<file>.arr`, a fixed record for each group that became durable together, appended without sync.
+//! When what arrived, to the millisecond: `<file>.arr`, fixed records that are appended without sync.
 //!
 //! Survives a restart of the process, and mostly a crash; where records were lost, an event's own timestamp stands in.
 
@@ -47,22 +47,37 @@ impl ArrivalWriter {
         Self { file: existing.or_else(|| storage.create(&name).ok()), at }
     }
 
-    /// Notes an arrival.
-    pub(super) fn push(&mut self, arrival: Arrival) {
+    /// Notes arrivals.
+    pub(super) fn push(&mut self, arrivals: &[Arrival]) {
         let Some(file) = &self.file else { return };
-        let mut record = [0; RECORD];
-        record[..8].copy_from_slice(&arrival.from.to_le_bytes());
-        record[8..16].copy_from_slice(&arrival.to.to_le_bytes());
-        record[16..24].copy_from_slice(&arrival.at.0.to_le_bytes());
-        let crc = crc32fast::hash(&record[..24]);
-        record[24..].copy_from_slice(&crc.to_le_bytes());
-        match file.write_all_at(&record, self.at) {
-            Ok(()) => self.at += RECORD as u64,
+        let mut records = Vec::with_capacity(arrivals.len() * RECORD);
+        for Arrival { from, to, at } in arrivals {
+            let begin = records.len();
+            records.extend_from_slice(&from.to_le_bytes());
+            records.extend_from_slice(&to.to_le_bytes());
+            records.extend_from_slice(&at.0.to_le_bytes());
+            records.extend_from_slice(&crc32fast::hash(&records[begin..]).to_le_bytes());
+        }
+        match file.write_all_at(&records, self.at) {
+            Ok(()) => self.at += records.len() as u64,
             Err(error) => {
                 tracing::warn!(%error, "arrival times not written; timestamps of the events stand in for them");
                 self.file = None;
             }
         }
+    }
+}
+
+/// Adds what arrived at `at` and ends at `to` to `arrivals`, which begin at `from`; joined with the one before if both came within a
+/// millisecond.
+pub(super) fn note(arrivals: &mut Vec<Arrival>, from: u64, to: u64, at: Micros) {
+    match arrivals.last_mut() {
+        Some(last) if at.0.saturating_sub(last.at.0) < 1000 => last.to = to,
+        Some(last) => {
+            let from = last.to;
+            arrivals.push(Arrival { from, to, at });
+        }
+        None => arrivals.push(Arrival { from, to, at }),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The sparse index `<file>.idx`: at least every 64 KiB of file, at the end of a transaction, the GTID position, the number of
-//! transactions so far, and the arrival time.
+//! transactions so far, and the arrival time. The last two entries lie where the last transaction and where the file ends.
 //!
 //! Written without syncs, checked by CRCs, rebuilt from the file when it does not fit: it is never the truth. The last record of a
 //! closed file's index lies at the file's end, and a footer points to it, so that a log of many files opens by reading little.

@@ -22,6 +22,7 @@ mod reader;
 mod recovery;
 mod retention;
 mod ring;
+mod rotate;
 mod scan;
 mod segment;
 mod sets;

@@ -78,6 +78,7 @@ pub(super) fn recover(storage: &dyn Storage, cluster: &str) -> Result<Recovered,
     };
     let lost_mark = mark.is_none().then(|| "mark, offset 0: neither of its two records can be read".to_owned());
     let damaged = damaged.or(lost_mark);
+    recovery.fill_epoch();
     let Recovery { meta, segments, mut live, gtid, tally, end, arrived, dropped, .. } = recovery;
     if let Some(gtid) = gtid.filter(|_| end.file != 0) {
         if live.tally != tally {
@@ -175,6 +176,15 @@ impl Recovery<'_> {
             return Err(Stop::Damaged { file: format!("{base}.{:06}", durable.file), offset: durable.offset, cause });
         }
         Ok(tail)
+    }
+
+    /// The position at which the last epoch began, if a crash came before it was recorded.
+    fn fill_epoch(&mut self) {
+        let Some(epoch) = self.meta.epochs.last_mut().filter(|e| e.gtid.is_none()) else { return };
+        let begun = self.segments.get(&epoch.begin.0).filter(|s| s.info().is_some());
+        if let Some(GtidPosition::MariaDb(list)) = begun.map(|s| s.start()) {
+            epoch.gtid = Some(list.to_string());
+        }
     }
 
     fn carried(&self) -> GtidPosition {

@@ -36,10 +36,10 @@ impl Ring {
     pub(super) fn get(&self, pos: LogPos, end: u64, max: usize) -> Option<Bytes> {
         let n = self.chunks.partition_point(|(at, _)| *at <= pos);
         let (at, data) = self.chunks.get(n.checked_sub(1)?)?;
-        let skip = usize::try_from(pos.offset - at.offset).ok()?;
-        if at.file != pos.file || skip >= data.len() {
+        if at.file != pos.file {
             return None;
         }
+        let skip = usize::try_from(pos.offset.checked_sub(at.offset)?).ok().filter(|skip| *skip < data.len())?;
         let visible = usize::try_from(end.saturating_sub(pos.offset)).unwrap_or(usize::MAX);
         let len = (data.len() - skip).min(max).min(visible);
         (len > 0).then(|| data.slice(skip..skip + len))

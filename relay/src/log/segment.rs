@@ -209,7 +209,7 @@ pub(super) struct EntryFound {
     pub(super) loaded: bool,
 }
 
-/// Walks to the end and collects index entries, among them one at the last whole place. `each` is told every transaction that ends: where it
+/// Walks to the end and collects index entries, among them one where the last transaction ends, and one at the last whole place. `each` is told every transaction that ends: where it
 /// began, its end, and the timestamp of its last event. The walk is returned as it ended, with the reason if it ended early.
 pub(super) fn collect<'a>(
     mut walk: Walk<'a>,
@@ -217,12 +217,13 @@ pub(super) fn collect<'a>(
     mut each: impl FnMut(&baton_wire::gtid::TransactionId, std::ops::Range<u64>, u32),
 ) -> (Walk<'a>, Result<(), super::scan::ScanError>) {
     let mut last = entries.last().map_or(FIRST_EVENT, |e| e.offset);
-    let mut arrived = Micros::default();
+    let (mut ended, mut arrived) = (FIRST_EVENT, Micros::default());
     let result = loop {
         match walk.step() {
             Ok(Some(step)) => {
                 let Some((id, began)) = &step.ended else { continue };
                 each(id, *began..step.ends, step.timestamp);
+                ended = step.ends;
                 arrived = Micros(i64::from(step.timestamp) * 1_000_000);
                 if step.ends >= last + index::INTERVAL {
                     last = step.ends;
@@ -233,8 +234,11 @@ pub(super) fn collect<'a>(
             Err(error) => break Err(error),
         }
     };
-    if walk.whole > last {
-        entries.push(Entry { offset: walk.whole, gtid: walk.gtid.clone(), tally: walk.tally.clone(), arrived });
+    for offset in [ended, walk.whole] {
+        if offset > last {
+            last = offset;
+            entries.push(Entry { offset, gtid: walk.gtid.clone(), tally: walk.tally.clone(), arrived });
+        }
     }
     (walk, result)
 }

@@ -2,6 +2,7 @@
 //!
 //! Distinguishes three ends: what was written, what is whole and durable (`whole`), and in between what may still be cut.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use baton_wire::checksum::ChecksumAlg;
@@ -16,7 +17,6 @@ use super::scan::FileHead;
 use super::segment::Segment;
 use super::storage::{Storage, StorageFile};
 use super::tally::Tally;
-use crate::clock::Micros;
 
 /// Bytes asked of the file system ahead of the writes.
 const ALLOCATE: u64 = 4 << 20;
@@ -39,12 +39,14 @@ pub(super) struct Tail {
     pub(super) tally: Tally,
     index: IndexWriter,
     last_entry: u64,
+    /// End of the last transaction.
+    last_transaction: u64,
     arrivals: ArrivalWriter,
     crcs: Option<CrcWriter>,
     /// Checksums of the first bytes, kept until the format description says whether they are needed.
     crcs_waiting: Vec<Run>,
     /// Written, not yet whole: to be shared with readers once it is.
-    pending: Vec<(u64, Bytes)>,
+    pending: VecDeque<(u64, Bytes)>,
     pending_bytes: usize,
 }
 
@@ -102,6 +104,7 @@ impl Tail {
         Self {
             index: IndexWriter::create(storage, &segment.name, segment.number, entries),
             last_entry: entries.last().map_or(FIRST_EVENT, |e| e.offset),
+            last_transaction: FIRST_EVENT,
             arrivals: ArrivalWriter::open(storage, &segment.name, whole),
             segment,
             file,
@@ -114,7 +117,7 @@ impl Tail {
             tally: Tally::default(),
             crcs: None,
             crcs_waiting: Vec::new(),
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             pending_bytes: 0,
         }
     }
@@ -149,10 +152,11 @@ impl Tail {
         })?;
         self.checksum(storage, data, from, whole)?;
         self.pending_bytes += data.len();
-        self.pending.push((from, data.clone()));
-        if self.pending_bytes > keep {
-            // Too large for the ring: readers will take it from the file.
-            self.pending = Vec::new();
+        self.pending.push_back((from, data.clone()));
+        while self.pending_bytes > keep {
+            // Too large for the ring: readers will take the beginning from the file.
+            let Some((_, old)) = self.pending.pop_front() else { break };
+            self.pending_bytes -= old.len();
         }
         Ok(())
     }
@@ -200,24 +204,26 @@ impl Tail {
             crcs.settled(whole);
         }
         let mut visible = Vec::with_capacity(self.pending.len());
-        let mut rest = Vec::new();
+        let mut rest = VecDeque::new();
         for (at, mut data) in self.pending.drain(..) {
             let n = usize::try_from(whole.saturating_sub(at)).unwrap_or(data.len()).min(data.len());
             if n < data.len() {
-                rest.push((at + n as u64, data.split_off(n)));
+                rest.push_back((at + n as u64, data.split_off(n)));
             }
             if n > 0 {
                 visible.push((at, data));
             }
         }
+        self.pending_bytes = rest.iter().map(|(_, data)| data.len()).sum();
         self.pending = rest;
-        self.pending_bytes = usize::try_from(self.written - whole).unwrap_or(usize::MAX);
         visible
     }
 
-    /// Whether an index entry is due at `offset`.
-    pub(super) fn entry_due(&self, offset: u64) -> bool {
-        offset >= self.last_entry + index::INTERVAL
+    /// Notes that a transaction ends at `offset`; whether an index entry is due there.
+    /// `due` is the last entry that was due and is not added yet.
+    pub(super) fn note_end(&mut self, offset: u64, due: Option<&Entry>) -> bool {
+        self.last_transaction = offset;
+        offset >= due.map_or(self.last_entry, |entry| entry.offset) + index::INTERVAL
     }
 
     /// Adds an index entry.
@@ -227,15 +233,17 @@ impl Tail {
         self.segment.push_entry(entry);
     }
 
-    /// Notes the arrival of what lies between `from` and the last whole place.
-    pub(super) fn note_arrival(&mut self, from: u64, at: Micros) {
-        self.arrivals.push(Arrival { from, to: self.whole, at });
-        self.segment.set_last_arrival(at);
+    /// Notes arrivals, the last of them that of the newest transaction.
+    pub(super) fn note_arrivals(&mut self, arrivals: &[Arrival]) {
+        self.arrivals.push(arrivals);
+        if let Some(last) = arrivals.last() {
+            self.segment.set_last_arrival(last.at);
+        }
     }
 
     /// Throws away what is not whole and durable, and its blocks with it.
     pub(super) fn cut(&mut self) -> Result<(), StorageFailure> {
-        self.pending = Vec::new();
+        self.pending.clear();
         self.pending_bytes = 0;
         self.crcs_waiting = Vec::new();
         self.file.set_len(self.whole).map_err(|e| self.failure(self.whole, "truncate", e))?;
@@ -260,8 +268,11 @@ impl Tail {
         if let Err(error) = self.file.set_len(self.whole) {
             tracing::warn!(%error, file = self.segment.name, "blocks allocated ahead were not given back");
         }
-        if end.offset > self.last_entry {
-            self.push_entry(end);
+        // One where the last transaction ends, and one at the end.
+        for offset in [self.last_transaction, end.offset] {
+            if offset > self.last_entry {
+                self.push_entry(Entry { offset, ..end.clone() });
+            }
         }
         self.index.close(self.whole);
         self.segment.set_closed();

@@ -3,8 +3,8 @@
 //! Promises: the head moves only behind a successful sync, and only to where the log is whole. After a failure nothing behind the head
 //! is trusted: it is cut off, and fetched again by whoever feeds the log.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use baton_wire::event::FIRST_EVENT;
@@ -14,16 +14,15 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::appender::{Batch, OpenFile};
-use super::error::{AppendError, LogError, StorageFailure};
+use super::arrivals;
+use super::error::{AppendError, StorageFailure};
 use super::index::Entry;
 use super::live::Recent;
 use super::mark::Mark;
-use super::meta::{Meta, MetaEpoch};
-use super::segment::{Segment, lock};
+use super::segment::lock;
 use super::store::Log;
 use super::tail::Tail;
 use super::types::{Head, LogPos, Transaction};
-use super::{arrivals, crcs, index};
 use crate::clock::Micros;
 
 /// Bytes and batches written before a sync, at most.
@@ -54,12 +53,12 @@ pub(super) struct Settled {
 
 /// The thread's state.
 pub(super) struct Writer {
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
     mark: Option<Mark>,
     mark_synced: Instant,
     retention_done: Instant,
-    tail: Option<Tail>,
-    gtid: GtidPosition,
+    pub(super) tail: Option<Tail>,
+    pub(super) gtid: GtidPosition,
     /// A job taken while a group was gathered.
     stash: Option<Job>,
 }
@@ -190,7 +189,7 @@ impl Writer {
                 tail.start_known = true;
             }
         }
-        let arrived = transactions.first().map(|t| t.arrived);
+        let (mut noted, mut entries) = (Vec::new(), Vec::new());
         let last_arrived = transactions.last().map(|t| t.arrived);
         {
             let mut live = lock(&log.live);
@@ -201,13 +200,14 @@ impl Writer {
             }
             for transaction in transactions {
                 let Transaction { id, begins, ends, arrived } = transaction;
+                arrivals::note(&mut noted, from, ends, arrived);
                 let recent = Recent { id: id.clone(), begins: LogPos { file: number, offset: begins }, ends, arrived };
                 live.push(recent, &self.gtid);
                 self.gtid.advance(&id);
                 tail.tally.note(&id);
-                if tail.entry_due(ends) {
+                if tail.note_end(ends, entries.last()) {
                     let (gtid, tally) = (self.gtid.clone(), tail.tally.clone());
-                    tail.push_entry(Entry { offset: ends, gtid, tally, arrived });
+                    entries.push(Entry { offset: ends, gtid, tally, arrived });
                 }
             }
             tail.segment.set_size(whole);
@@ -225,7 +225,13 @@ impl Writer {
             drop(ring);
             log.head.send_replace(live.head.clone());
         }
-        tail.note_arrival(from, arrived.unwrap_or(received));
+        for entry in entries {
+            tail.push_entry(entry);
+        }
+        if noted.is_empty() {
+            arrivals::note(&mut noted, from, whole, received);
+        }
+        tail.note_arrivals(&noted);
         self.write_mark();
         if reset {
             self.note_epoch_gtid(number);
@@ -250,80 +256,6 @@ impl Writer {
 
     fn gtid_at_start(&self, number: u64) -> GtidPosition {
         self.log.segment(number).map_or_else(|| self.log.empty_gtid(), |s| s.start())
-    }
-
-    /// Begins the next file.
-    fn open(&mut self, spec: &OpenFile) -> Result<LogPos, AppendError> {
-        let log = Arc::clone(&self.log);
-        if let Some(error) = log.failure.borrow().clone() {
-            return Err(error);
-        }
-        let start = LogPos { file: spec.number, offset: FIRST_EVENT };
-        let last = log.segments.read().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied();
-        let again = self.tail.as_ref().is_some_and(|t| t.segment.number == spec.number && t.written == FIRST_EVENT);
-        let last = last.unwrap_or_else(|| lock(&log.meta).purged_through);
-        if !again && spec.number <= last {
-            return Err(AppendError::Invalid {
-                detail: format!("file number {} can't follow number {last}: numbers only grow", spec.number),
-            });
-        }
-        let mut meta = lock(&log.meta).clone();
-        identify(&mut meta, spec)?;
-        if again {
-            return Ok(start);
-        }
-        if let Some(tail) = &mut self.tail {
-            if tail.written > tail.whole {
-                tracing::warn!(
-                    file = tail.segment.name,
-                    offset = tail.whole,
-                    bytes = tail.written - tail.whole,
-                    "the file ends inside a transaction, which is left out"
-                );
-                tail.cut()?;
-                tail.sync()?;
-            }
-            if tail.whole > FIRST_EVENT {
-                meta.closed.push((tail.segment.number, tail.whole));
-            }
-        }
-        meta.store(&*log.storage).map_err(storage_failure)?;
-        *lock(&log.meta) = meta.clone();
-        self.close_tail();
-        self.sync_mark();
-        let name = meta.file_name(spec.number).unwrap_or_default();
-        let base = lock(&log.live).tally.clone();
-        let segment = Arc::new(Segment::new(spec.number, name, FIRST_EVENT, self.gtid_or_empty(spec), base));
-        segment.set_last_arrival(Micros::now());
-        self.tail = Some(Tail::create(&*log.storage, Arc::clone(&segment))?);
-        log.segments.write().unwrap_or_else(PoisonError::into_inner).insert(spec.number, segment);
-        tracing::info!(file = meta.file_name(spec.number), "began a file");
-        self.retain();
-        Ok(start)
-    }
-
-    /// The position carried into the next file; the first file decides the family.
-    fn gtid_or_empty(&mut self, spec: &OpenFile) -> GtidPosition {
-        if self.gtid.flavor() != spec.flavor {
-            self.gtid = GtidPosition::empty(spec.flavor);
-        }
-        self.gtid.clone()
-    }
-
-    fn close_tail(&mut self) {
-        let Some(tail) = self.tail.take() else { return };
-        if tail.whole > FIRST_EVENT {
-            let (offset, gtid, tally) = (tail.whole, self.gtid.clone(), tail.tally.clone());
-            let arrived = tail.segment.last_arrival();
-            tail.close(Entry { offset, gtid, tally, arrived });
-            return;
-        }
-        // Nothing was ever in it.
-        let (log, name) = (&self.log, tail.segment.name.clone());
-        log.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&tail.segment.number);
-        for name in [index::name(&name), arrivals::name(&name), crcs::name(&name), name] {
-            let _ = log.storage.remove(&name);
-        }
     }
 
     /// Drops what is not whole; after a failure, finds out whether the disk works again.
@@ -374,7 +306,9 @@ impl Writer {
     fn fail(&mut self, error: AppendError) {
         let hint = error.hint().unwrap_or_default();
         tracing::error!(%error, hint, "the log can't be written; what is not durable is dropped");
-        self.log.counters.storage_errors.fetch_add(1, Ordering::Relaxed);
+        if matches!(error, AppendError::Storage(_)) {
+            self.log.counters.storage_errors.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(tail) = &mut self.tail {
             if let Err(error) = tail.cut() {
                 tracing::warn!(%error, "what is not durable could not be cut off yet");
@@ -390,7 +324,7 @@ impl Writer {
         }
     }
 
-    fn sync_mark(&mut self) {
+    pub(super) fn sync_mark(&mut self) {
         self.mark_synced = Instant::now();
         if let Some(Err(error)) = self.mark.as_mut().map(Mark::sync) {
             tracing::warn!(%error, "the durable mark may stay behind");
@@ -406,7 +340,7 @@ impl Writer {
         }
     }
 
-    fn retain(&mut self) {
+    pub(super) fn retain(&mut self) {
         self.retention_done = Instant::now();
         if self.log.damaged.is_some() {
             return;
@@ -424,48 +358,6 @@ impl Writer {
             tracing::warn!(%error, "the log's end was not cut clean; the next start does it");
         }
         self.sync_mark();
-    }
-}
-
-/// Checks who feeds the log against what is recorded, and records it in a new log.
-fn identify(meta: &mut Meta, spec: &OpenFile) -> Result<(), AppendError> {
-    let differs = |what, ours: String, theirs: String| AppendError::Identity { what, ours, theirs };
-    if spec.base.is_empty() || spec.base.contains(['/', '\0']) {
-        return Err(AppendError::Invalid { detail: format!("{:?} is not a base name of files", spec.base) });
-    }
-    match (&meta.base, meta.flavor()) {
-        (Some(base), _) if *base != spec.base => return Err(differs("base name", base.clone(), spec.base.clone())),
-        (_, Some(flavor)) if flavor != spec.flavor => {
-            return Err(differs("family", flavor.name().into(), spec.flavor.name().into()));
-        }
-        _ => {}
-    }
-    match meta.epochs.last() {
-        Some(epoch) if epoch.server_id != spec.upstream_server_id => {
-            Err(differs("server_id", epoch.server_id.to_string(), spec.upstream_server_id.to_string()))
-        }
-        Some(_) => Ok(()),
-        None => {
-            meta.base = Some(spec.base.clone());
-            meta.set_flavor(spec.flavor);
-            meta.upstream_server_id = Some(spec.upstream_server_id);
-            meta.epochs.push(MetaEpoch {
-                epoch: 1,
-                server_id: spec.upstream_server_id,
-                first_file: spec.number,
-                shift: 0,
-                begin: (spec.number, FIRST_EVENT),
-                gtid: None,
-            });
-            Ok(())
-        }
-    }
-}
-
-fn storage_failure(error: LogError) -> AppendError {
-    match error {
-        LogError::Storage(failure) => failure.into(),
-        other => AppendError::Invalid { detail: other.to_string() },
     }
 }
 

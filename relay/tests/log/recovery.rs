@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use baton_relay::log::{AppendError, DiskStorage, Log, LogPos};
+use baton_relay::log::{AppendError, DiskStorage, Head, Log, LogPos};
 use baton_wire::checksum::ChecksumAlg;
 
 use crate::support::*;
@@ -51,7 +51,7 @@ async fn a_killed_relay_has_everything_that_was_at_its_head() {
     let (log, mut appender) = open_dir(dir.path());
     let file = parse(1, fixture("mariadb-row-crc32.binlog"));
     appender.open_file(spec(1)).await.unwrap();
-    let cut = file.transactions[20].ends - 3;
+    let cut = file.transactions[10].ends - 3;
     for batch in file.batches(4, cut, 7) {
         appender.append(batch).await.unwrap();
     }
@@ -61,7 +61,9 @@ async fn a_killed_relay_has_everything_that_was_at_its_head() {
     let copy = copy_dir(dir.path());
 
     let (log, mut appender) = open_dir(copy.path());
-    assert_eq!(*log.head().unwrap(), *head);
+    let again = log.head().unwrap();
+    // The kill may have come before the last arrival time was noted.
+    assert_eq!(Head { arrived: head.arrived, ..(*again).clone() }, *head);
     assert!(log.status().recovered_bytes_dropped <= cut - whole);
     assert_eq!(log.status().damaged, None);
     for batch in file.batches(whole, file.len(), 8) {
@@ -134,11 +136,15 @@ async fn damage_before_the_mark_is_told_and_never_cut() {
         assert!(damaged.contains("mysql-bin.000003, offset "), "{damaged}");
         assert!(!status.writable);
         let head = log.head().unwrap();
-        assert_eq!(head.pos.file, 3);
-        assert!(head.pos.offset <= last.transactions[3].begins && last.wholes.contains(&head.pos.offset));
+        // Our own checksums cover runs of events, and what comes before the damaged run is served.
+        let visible = if head.pos.file == 3 { head.pos.offset } else { 4 };
+        assert!(visible <= last.transactions[3].begins);
+        assert!(alg == ChecksumAlg::None || visible == last.transactions[2].ends);
         assert!(matches!(appender.settle().await, Err(AppendError::Damaged { .. })));
         assert!(matches!(appender.open_file(spec(4)).await, Err(AppendError::Damaged { .. })));
-        assert_eq!(read_all(&log, 3).await, last.data[..head.pos.offset as usize], "what is whole before is served");
+        if head.pos.file == 3 {
+            assert_eq!(read_all(&log, 3).await, last.data[..visible as usize], "what is whole before is served");
+        }
         assert_eq!(read_all(&log, 1).await, files[0].data);
         appender.close().await;
         assert_eq!(on_disk(dir.path(), 3), before, "not a byte was cut");

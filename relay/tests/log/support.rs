@@ -84,7 +84,7 @@ impl Parsed {
             file: self.number,
             offset: from,
             data: self.data.slice(from as usize..to as usize),
-            whole: self.wholes.range(from + 1..=to).next_back().copied(),
+            whole: self.wholes.range(..=to).next_back().copied().filter(|whole| *whole > from),
             transactions: self.transactions.iter().filter(ends_here).cloned().collect(),
             received_at: arrival(self.number, to),
         }

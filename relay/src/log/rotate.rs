@@ -1,0 +1,139 @@
+//! Begins the next file: checks who feeds the log, closes the file before, records it, creates the new one; in this order, so that a kill in
+//! between leaves nothing that is not known.
+
+use std::sync::{Arc, PoisonError};
+
+use baton_wire::event::FIRST_EVENT;
+use baton_wire::gtid::GtidPosition;
+
+use super::appender::OpenFile;
+use super::error::{AppendError, LogError};
+use super::index::Entry;
+use super::meta::{Meta, MetaEpoch};
+use super::segment::{Segment, lock};
+use super::tail::Tail;
+use super::types::LogPos;
+use super::writer::Writer;
+use super::{arrivals, crcs, index};
+use crate::clock::Micros;
+
+impl Writer {
+    /// Begins the next file.
+    pub(super) fn open(&mut self, spec: &OpenFile) -> Result<LogPos, AppendError> {
+        let log = Arc::clone(&self.log);
+        if let Some(error) = log.failure.borrow().clone() {
+            return Err(error);
+        }
+        let start = LogPos { file: spec.number, offset: FIRST_EVENT };
+        let last = log.segments.read().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied();
+        let again = self.tail.as_ref().is_some_and(|t| t.segment.number == spec.number && t.written == FIRST_EVENT);
+        let last = last.unwrap_or_else(|| lock(&log.meta).purged_through);
+        if !again && spec.number <= last {
+            return Err(AppendError::Invalid {
+                detail: format!("file number {} can't follow number {last}: numbers only grow", spec.number),
+            });
+        }
+        // Held until it is stored: retention changes it too.
+        let mut stored = lock(&log.meta);
+        let mut meta = stored.clone();
+        identify(&mut meta, spec)?;
+        if again {
+            return Ok(start);
+        }
+        if let Some(tail) = &mut self.tail {
+            if tail.written > tail.whole {
+                tracing::warn!(
+                    file = tail.segment.name,
+                    offset = tail.whole,
+                    bytes = tail.written - tail.whole,
+                    "the file ends inside a transaction, which is left out"
+                );
+                tail.cut()?;
+                tail.sync()?;
+            }
+            if tail.whole > FIRST_EVENT {
+                meta.closed.push((tail.segment.number, tail.whole));
+            }
+        }
+        meta.store(&*log.storage).map_err(storage_failure)?;
+        *stored = meta.clone();
+        drop(stored);
+        self.close_tail();
+        self.sync_mark();
+        let name = meta.file_name(spec.number).unwrap_or_default();
+        let base = lock(&log.live).tally.clone();
+        let segment = Arc::new(Segment::new(spec.number, name, FIRST_EVENT, self.gtid_or_empty(spec), base));
+        segment.set_last_arrival(Micros::now());
+        self.tail = Some(Tail::create(&*log.storage, Arc::clone(&segment))?);
+        log.segments.write().unwrap_or_else(PoisonError::into_inner).insert(spec.number, segment);
+        tracing::info!(file = meta.file_name(spec.number), "began a file");
+        self.retain();
+        Ok(start)
+    }
+
+    /// The position carried into the next file; the first file decides the family.
+    fn gtid_or_empty(&mut self, spec: &OpenFile) -> GtidPosition {
+        if self.gtid.flavor() != spec.flavor {
+            self.gtid = GtidPosition::empty(spec.flavor);
+        }
+        self.gtid.clone()
+    }
+
+    fn close_tail(&mut self) {
+        let Some(tail) = self.tail.take() else { return };
+        if tail.whole > FIRST_EVENT {
+            let (offset, gtid, tally) = (tail.whole, self.gtid.clone(), tail.tally.clone());
+            let arrived = tail.segment.last_arrival();
+            tail.close(Entry { offset, gtid, tally, arrived });
+            return;
+        }
+        // Nothing was ever in it.
+        let (log, name) = (&self.log, tail.segment.name.clone());
+        log.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&tail.segment.number);
+        for name in [index::name(&name), arrivals::name(&name), crcs::name(&name), name] {
+            let _ = log.storage.remove(&name);
+        }
+    }
+}
+
+/// Checks who feeds the log against what is recorded, and records it in a new log.
+fn identify(meta: &mut Meta, spec: &OpenFile) -> Result<(), AppendError> {
+    let differs = |what, ours: String, theirs: String| AppendError::Identity { what, ours, theirs };
+    if spec.base.is_empty() || spec.base.contains(['/', '\0']) {
+        return Err(AppendError::Invalid { detail: format!("{:?} is not a base name of files", spec.base) });
+    }
+    match (&meta.base, meta.flavor()) {
+        (Some(base), _) if *base != spec.base => return Err(differs("base name", base.clone(), spec.base.clone())),
+        (_, Some(flavor)) if flavor != spec.flavor => {
+            return Err(differs("family", flavor.name().into(), spec.flavor.name().into()));
+        }
+        _ => {}
+    }
+    match meta.epochs.last() {
+        Some(epoch) if epoch.server_id != spec.upstream_server_id => {
+            Err(differs("server_id", epoch.server_id.to_string(), spec.upstream_server_id.to_string()))
+        }
+        Some(_) => Ok(()),
+        None => {
+            meta.base = Some(spec.base.clone());
+            meta.set_flavor(spec.flavor);
+            meta.upstream_server_id = Some(spec.upstream_server_id);
+            meta.epochs.push(MetaEpoch {
+                epoch: 1,
+                server_id: spec.upstream_server_id,
+                first_file: spec.number,
+                shift: 0,
+                begin: (spec.number, FIRST_EVENT),
+                gtid: None,
+            });
+            Ok(())
+        }
+    }
+}
+
+fn storage_failure(error: LogError) -> AppendError {
+    match error {
+        LogError::Storage(failure) => failure.into(),
+        other => AppendError::Invalid { detail: other.to_string() },
+    }
+}
