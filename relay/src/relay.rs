@@ -191,7 +191,7 @@ impl lag::History for LogHistory {
     }
 
     fn place_of(&self, pos: log::LogPos) -> std::io::Result<log::Place> {
-        self.0.place_of(pos).map_err(std::io::Error::other)
+        self.0.place_near(pos).map_err(std::io::Error::other)
     }
 
     fn file_name(&self, number: u64) -> Option<String> {
