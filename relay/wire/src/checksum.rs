@@ -62,6 +62,60 @@ impl ChecksumAlg {
     }
 }
 
+impl ChecksumAlg {
+    /// Checks a whole event of a file that uses this algorithm. Without checksums there is nothing to check.
+    pub fn verify(self, event: &[u8]) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Crc32 => verify(event),
+        }
+    }
+}
+
+/// Checks an event that comes in pieces. Not for format descriptions, whose flags count as cleared; those come whole.
+#[derive(Debug, Clone)]
+pub struct EventChecksum {
+    hasher: crc32fast::Hasher,
+    /// Bytes before the checksum that are still to come.
+    content_left: u64,
+    stored: [u8; CHECKSUM_LEN],
+    stored_len: usize,
+}
+
+impl EventChecksum {
+    /// For an event of `size` bytes, checksum included.
+    pub fn new(size: u32) -> Self {
+        Self {
+            hasher: crc32fast::Hasher::new(),
+            content_left: u64::from(size).saturating_sub(CHECKSUM_LEN as u64),
+            stored: [0; CHECKSUM_LEN],
+            stored_len: 0,
+        }
+    }
+
+    /// Takes the next piece. What exceeds the size is passed over.
+    pub fn update(&mut self, piece: &[u8]) {
+        let content = usize::try_from(self.content_left).unwrap_or(usize::MAX).min(piece.len());
+        let (content, footer) = piece.split_at(content);
+        self.hasher.update(content);
+        self.content_left -= content.len() as u64;
+        for (to, from) in self.stored.iter_mut().skip(self.stored_len).zip(footer) {
+            *to = *from;
+            self.stored_len += 1;
+        }
+    }
+
+    /// Whether the last four bytes are the CRC32 of those before. Error: they are not, or the event is not complete.
+    pub fn finish(self) -> Result<()> {
+        if self.content_left > 0 || self.stored_len < CHECKSUM_LEN {
+            let missing = self.content_left as usize + CHECKSUM_LEN - self.stored_len;
+            return Err(WireError::Truncated { what: "checksummed event", need: missing, have: 0 });
+        }
+        let (stored, computed) = (u32::from_le_bytes(self.stored), self.hasher.finalize());
+        if stored == computed { Ok(()) } else { Err(WireError::Checksum { stored, computed }) }
+    }
+}
+
 /// Checks the CRC32 at the end of a whole event (header, body, CRC), with the in-use flag taken as cleared.
 pub fn verify(event: &[u8]) -> Result<()> {
     if event.len() < HEADER_LEN + CHECKSUM_LEN {

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod command;
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod gtid;
 pub mod handshake;
 pub mod packet;
@@ -19,6 +20,7 @@ pub mod read;
 pub mod response;
 pub mod resultset;
 pub mod semisync;
+mod varlen;
 
 pub use checksum::ChecksumAlg;
 pub use error::{Result, WireError};

@@ -2,15 +2,15 @@
 
 use crate::checksum::{self, ChecksumAlg};
 use crate::error::{Result, WireError};
-use crate::event::{EventHeader, FLAG_IN_USE, FLAGS_OFFSET, HEADER_LEN};
+use crate::event::{EventHeader, EventKind, FLAG_IN_USE, FLAGS_OFFSET, Flavor, HEADER_LEN, body, build};
 use crate::read::Reader;
 
 /// Bytes of the NUL-padded server version in a format description.
 pub const FORMAT_DESCRIPTION_SERVER_VERSION_LEN: usize = 50;
 const CREATE_TS_OFFSET: usize = HEADER_LEN + 2 + FORMAT_DESCRIPTION_SERVER_VERSION_LEN;
 const LOG_POS_OFFSET: usize = 13;
-/// Algorithm byte and checksum are always there, also with `binlog_checksum=NONE`.
-const TAIL_LEN: usize = 1 + checksum::CHECKSUM_LEN;
+const BINLOG_VERSION: u16 = 4;
+const WHAT: &str = "format description";
 
 /// What a format description says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,25 +19,35 @@ pub struct FormatDescription {
     pub server_version: String,
     /// Seconds since 1970 of the server's start; 0 in a file begun by a rotation.
     pub created: u32,
+    /// Bytes of fixed fields in the body of each kind of event, from kind 1 on.
+    pub post_header_lengths: Vec<u8>,
     /// Checksums of the events in this file.
     pub checksum: ChecksumAlg,
 }
 
 impl FormatDescription {
-    /// Reads a whole event (header, body, checksum field).
+    /// Reads a whole event (header, body, checksum field). The checksum is not verified.
     pub fn parse(event: &[u8]) -> Result<Self> {
         let header = EventHeader::parse(event)?;
+        if header.kind != EventKind::FORMAT_DESCRIPTION {
+            return Err(WireError::invalid(WHAT, format!("{} is none", header.kind)));
+        }
         if header.size as usize != event.len() {
             return Err(WireError::invalid(
-                "format description",
+                WHAT,
                 format!("size says {}, {} bytes are there", header.size, event.len()),
             ));
         }
-        let mut r = Reader::new("format description", &event[HEADER_LEN..]);
+        Self::parse_body(body(event, ChecksumAlg::Crc32)?)
+    }
+
+    /// Reads an event's body, without the checksum field (which is always there, also with `binlog_checksum=NONE`).
+    pub fn parse_body(body: &[u8]) -> Result<Self> {
+        let mut r = Reader::new(WHAT, body);
         let binlog_version = r.u16()?;
-        if binlog_version != 4 {
+        if binlog_version != BINLOG_VERSION {
             return Err(WireError::invalid(
-                "format description",
+                WHAT,
                 format!("binlog version {binlog_version}; only 4 (MySQL 5.0 and newer) is read"),
             ));
         }
@@ -47,16 +57,36 @@ impl FormatDescription {
         let created = r.u32()?;
         let header_len = r.u8()?;
         if usize::from(header_len) != HEADER_LEN {
-            return Err(WireError::invalid(
-                "format description",
-                format!("event headers of {header_len} bytes; only 19 is read"),
-            ));
+            return Err(WireError::invalid(WHAT, format!("event headers of {header_len} bytes; only 19 is read")));
         }
-        if r.remaining() < TAIL_LEN {
-            return Err(WireError::Truncated { what: "format description", need: TAIL_LEN, have: r.remaining() });
+        let Some((checksum, post_header_lengths)) = r.take_rest().split_last() else {
+            return Err(WireError::Truncated { what: WHAT, need: body.len() + 1, have: body.len() });
+        };
+        let checksum = ChecksumAlg::from_byte(*checksum)?;
+        Ok(Self { server_version, created, post_header_lengths: post_header_lengths.to_vec(), checksum })
+    }
+
+    /// The family of the server that wrote the file: told by its version, or by its knowledge of MariaDB's own events.
+    pub fn flavor(&self) -> Flavor {
+        match Flavor::of_version(&self.server_version) {
+            Flavor::MySql if self.post_header_lengths.len() >= usize::from(EventKind::GTID_LIST.0) => Flavor::MariaDb,
+            flavor => flavor,
         }
-        let checksum = ChecksumAlg::from_byte(r.rest()[r.remaining() - TAIL_LEN])?;
-        Ok(Self { server_version, created, checksum })
+    }
+
+    /// The whole event, with a checksum also where the file's events have none. A longer version is cut at 49 bytes.
+    pub fn event(&self, header: EventHeader) -> Vec<u8> {
+        let mut version = [0; FORMAT_DESCRIPTION_SERVER_VERSION_LEN];
+        let len = self.server_version.len().min(FORMAT_DESCRIPTION_SERVER_VERSION_LEN - 1);
+        version[..len].copy_from_slice(&self.server_version.as_bytes()[..len]);
+        let mut body = Vec::with_capacity(HEADER_LEN + FORMAT_DESCRIPTION_SERVER_VERSION_LEN + 256);
+        body.extend_from_slice(&BINLOG_VERSION.to_le_bytes());
+        body.extend_from_slice(&version);
+        body.extend_from_slice(&self.created.to_le_bytes());
+        body.push(HEADER_LEN as u8);
+        body.extend_from_slice(&self.post_header_lengths);
+        body.push(self.checksum.to_byte());
+        build(EventHeader { kind: EventKind::FORMAT_DESCRIPTION, ..header }, &body, ChecksumAlg::Crc32)
     }
 
     /// Clears the in-use bit of a whole event. Its checksum does not change: it is always computed without the bit.

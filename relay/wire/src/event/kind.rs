@@ -57,6 +57,10 @@ kinds! {
     ROTATE = 4;
     /// LAST_INSERT_ID or INSERT_ID of the statement that follows.
     INTVAR = 5;
+    /// LOAD DATA: further block of the file.
+    APPEND_BLOCK = 9;
+    /// LOAD DATA: the file is not needed any more.
+    DELETE_FILE = 11;
     /// Seed of RAND() of the statement that follows.
     RAND = 13;
     /// A user variable of the statement that follows.

@@ -2,7 +2,7 @@
 
 use crate::checksum::ChecksumAlg;
 use crate::error::{Result, WireError};
-use crate::event::{EventHeader, EventKind, FLAG_ARTIFICIAL, build};
+use crate::event::{EventHeader, EventKind, FLAG_ARTIFICIAL, Xid, build};
 use crate::gtid::mariadb::{Gtid, GtidList};
 use crate::read::Reader;
 
@@ -43,9 +43,74 @@ pub struct GtidEvent {
     pub flags: GtidFlags,
     /// Transactions of one group commit share it.
     pub commit_id: Option<u64>,
+    /// The XA transaction, with [`GtidFlags::PREPARED_XA`] or [`GtidFlags::COMPLETED_XA`].
+    pub xid: Option<Xid>,
+    /// What newer servers add.
+    pub extra: GtidExtra,
+}
+
+/// `flags_extra` of a MariaDB GTID event and what it announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GtidExtra {
+    /// The byte itself; 0 if it is not there.
+    pub flags: u8,
+    /// Storage engines that can recover the transaction, beyond the first one.
+    pub engines: Option<u8>,
+    /// Sequence number of the START ALTER that this COMMIT or ROLLBACK ALTER completes.
+    pub start_alter: Option<u64>,
+    /// Connection on the primary (11.5 and newer).
+    pub thread_id: Option<u32>,
+}
+
+impl GtidExtra {
+    /// The number of engines follows.
+    pub const MULTI_ENGINE: u8 = 0x01;
+    /// START ALTER: the first half of a two-phase ALTER TABLE.
+    pub const START_ALTER: u8 = 0x02;
+    /// COMMIT ALTER.
+    pub const COMMIT_ALTER: u8 = 0x04;
+    /// ROLLBACK ALTER.
+    pub const ROLLBACK_ALTER: u8 = 0x08;
+    /// The thread id follows.
+    pub const THREAD_ID: u8 = 0x10;
+
+    fn parse(r: &mut Reader<'_>) -> Result<Self> {
+        let mut extra = Self::default();
+        if r.is_empty() {
+            return Ok(extra);
+        }
+        extra.flags = r.u8()?;
+        if extra.flags & Self::MULTI_ENGINE != 0 {
+            extra.engines = Some(r.u8()?);
+        }
+        if extra.flags & (Self::COMMIT_ALTER | Self::ROLLBACK_ALTER) != 0 {
+            extra.start_alter = Some(r.u64()?);
+        }
+        if extra.flags & Self::THREAD_ID != 0 {
+            extra.thread_id = Some(r.u32()?);
+        }
+        Ok(extra) // what is left is zero padding, or what still newer servers add
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        if self.flags == 0 {
+            return;
+        }
+        out.push(self.flags);
+        out.extend(self.engines);
+        if let Some(sequence) = self.start_alter {
+            out.extend_from_slice(&sequence.to_le_bytes());
+        }
+        if let Some(id) = self.thread_id {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+    }
 }
 
 impl GtidEvent {
+    /// Servers pad a shorter body to this.
+    const MIN_BODY: usize = 19;
+
     /// Reads an event's body; the server id comes from the event's header.
     pub fn parse(server_id: u32, body: &[u8]) -> Result<Self> {
         let mut r = Reader::new("gtid event", body);
@@ -53,7 +118,35 @@ impl GtidEvent {
         let domain = r.u32()?;
         let flags = GtidFlags(r.u8()?);
         let commit_id = if flags.has(GtidFlags::GROUP_COMMIT_ID) { Some(r.u64()?) } else { None };
-        Ok(Self { gtid: Gtid { domain, server_id, sequence }, flags, commit_id })
+        let xid = if flags.0 & (GtidFlags::PREPARED_XA | GtidFlags::COMPLETED_XA) != 0 {
+            let format_id = r.u32()?;
+            let (gtrid, bqual) = (usize::from(r.u8()?), usize::from(r.u8()?));
+            Some(Xid::new(format_id, r.bytes(gtrid)?, r.bytes(bqual)?)?)
+        } else {
+            None
+        };
+        let extra = GtidExtra::parse(&mut r)?;
+        Ok(Self { gtid: Gtid { domain, server_id, sequence }, flags, commit_id, xid, extra })
+    }
+
+    /// The body. The fields are taken as they are: the flags must announce them.
+    pub fn body(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        out.extend_from_slice(&self.gtid.sequence.to_le_bytes());
+        out.extend_from_slice(&self.gtid.domain.to_le_bytes());
+        out.push(self.flags.0);
+        if let Some(id) = self.commit_id {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        if let Some(xid) = &self.xid {
+            out.extend_from_slice(&xid.format_id.to_le_bytes());
+            out.extend_from_slice(&[xid.gtrid().len() as u8, xid.bqual().len() as u8]);
+            out.extend_from_slice(xid.gtrid());
+            out.extend_from_slice(xid.bqual());
+        }
+        self.extra.write(&mut out);
+        out.resize(out.len().max(Self::MIN_BODY), 0);
+        out
     }
 }
 
@@ -109,7 +202,7 @@ impl GtidListEvent {
             out.extend_from_slice(&g.sequence.to_le_bytes());
         }
         if self.gtids.is_empty() {
-            out.extend_from_slice(&[0, 0]); // the server pads an empty list so that it is not taken for an old format
+            out.extend_from_slice(&[0, 0]); // as servers do: a body never falls below six bytes
         }
         out
     }

@@ -3,20 +3,33 @@
 //! Format: "Binlog Event Header" in the MySQL internals manual, `sql/log_event.h` of MariaDB and
 //! `libs/mysql/binlog/event/` of MySQL. Numbers are little endian.
 
+mod body;
+mod display;
 mod format;
+mod heartbeat;
 mod kind;
 mod mariadb;
 mod mysql;
+mod query;
 mod rotate;
+mod rows;
 mod transaction;
+mod xa;
 
+pub use body::{EventBody, Incident};
+pub use display::OneLine;
 pub use format::{FORMAT_DESCRIPTION_SERVER_VERSION_LEN, FormatDescription};
+pub use heartbeat::Heartbeat;
 pub use kind::{EventKind, Flavor};
-pub use mariadb::{BinlogCheckpoint, GtidEvent, GtidFlags, GtidListEvent};
-pub use mysql::MysqlGtidEvent;
+pub use mariadb::{BinlogCheckpoint, GtidEvent, GtidExtra, GtidFlags, GtidListEvent};
+pub use mysql::{MysqlGtidEvent, PreviousGtids, TransactionPayload};
+pub use query::{Compressed, Intvar, LoadBlock, Query, Rand, UserValue, UserVar, query_text};
 pub use rotate::Rotate;
-pub use transaction::{BODY_PREFIX, Mark, TransactionTracker, query_text};
+pub use rows::{Rows, RowsAction, RowsLayout, TableMap};
+pub use transaction::{BODY_PREFIX, Mark, TransactionTracker};
+pub use xa::{XaPrepare, Xid};
 
+use crate::checksum::{self, CHECKSUM_LEN, ChecksumAlg};
 use crate::error::{Result, WireError};
 
 /// Length of an event header.
@@ -25,6 +38,8 @@ pub const HEADER_LEN: usize = 19;
 pub const MAGIC: [u8; 4] = *b"\xfebin";
 /// Position of the first event of a file, right behind [`MAGIC`].
 pub const FIRST_EVENT: u64 = 4;
+/// Offset of the kind in an event.
+const KIND_OFFSET: usize = 4;
 /// Offset of the flags in an event (and 21 in a file: the in-use bit of its format description).
 pub const FLAGS_OFFSET: usize = 17;
 /// `LOG_EVENT_BINLOG_IN_USE_F`: set on disk in the format description of a file that is being written.
@@ -92,25 +107,28 @@ impl EventHeader {
     }
 }
 
-/// The body of a whole event: what lies between its header and its checksum.
-pub fn body(event: &[u8], alg: crate::checksum::ChecksumAlg) -> Result<&[u8]> {
-    let need = HEADER_LEN + alg.len();
+/// The body of a whole event: what lies between its header and its checksum. A format description always has a checksum
+/// field, whatever `alg` says.
+pub fn body(event: &[u8], alg: ChecksumAlg) -> Result<&[u8]> {
+    let is_format = event.get(KIND_OFFSET) == Some(&EventKind::FORMAT_DESCRIPTION.0);
+    let footer = if is_format { CHECKSUM_LEN } else { alg.len() };
+    let need = HEADER_LEN + footer;
     if event.len() < need {
         return Err(WireError::Truncated { what: "event", need, have: event.len() });
     }
-    Ok(&event[HEADER_LEN..event.len() - alg.len()])
+    Ok(&event[HEADER_LEN..event.len() - footer])
 }
 
 /// Builds a whole event from a header template and a body: sets the size, appends and computes the checksum.
-pub fn build(mut header: EventHeader, body: &[u8], alg: crate::checksum::ChecksumAlg) -> Vec<u8> {
+pub fn build(mut header: EventHeader, body: &[u8], alg: ChecksumAlg) -> Vec<u8> {
     let size = HEADER_LEN + body.len() + alg.len();
     header.size = u32::try_from(size).unwrap_or(u32::MAX);
     let mut out = Vec::with_capacity(size);
     header.write(&mut out);
     out.extend_from_slice(body);
     if !alg.is_empty() {
-        out.extend_from_slice(&[0; crate::checksum::CHECKSUM_LEN]);
-        crate::checksum::sign(&mut out);
+        out.extend_from_slice(&[0; CHECKSUM_LEN]);
+        checksum::sign(&mut out);
     }
     out
 }

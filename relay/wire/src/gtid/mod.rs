@@ -5,6 +5,7 @@ pub mod mysql;
 
 use std::fmt;
 
+use crate::error::Result;
 use crate::event::Flavor;
 
 /// The GTID of one transaction.
@@ -46,6 +47,14 @@ impl GtidPosition {
         }
     }
 
+    /// Reads a position as a server of the family prints it: `0-1-100,7-2-5`, or `uuid:1-5:7,...`. Empty text is the empty position.
+    pub fn parse(flavor: Flavor, text: &str) -> Result<Self> {
+        Ok(match flavor {
+            Flavor::MariaDb => Self::MariaDb(text.parse()?),
+            Flavor::MySql => Self::MySql(text.parse()?),
+        })
+    }
+
     /// The family.
     pub fn flavor(&self) -> Flavor {
         match self {
@@ -80,11 +89,47 @@ impl GtidPosition {
         }
     }
 
+    /// Whether all of `other` is in it; never for one of the other family.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::MariaDb(a), Self::MariaDb(b)) => a.covers(b),
+            (Self::MySql(a), Self::MySql(b)) => a.covers(b),
+            _ => false,
+        }
+    }
+
+    /// Both positions together. One of the other family adds nothing.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::MariaDb(a), Self::MariaDb(b)) => Self::MariaDb(a.union(b)),
+            (Self::MySql(a), Self::MySql(b)) => Self::MySql(a.union(b)),
+            _ => self.clone(),
+        }
+    }
+
+    /// The MySQL set, if it is one.
+    pub fn mysql(&self) -> Option<&mysql::GtidSet> {
+        match self {
+            Self::MySql(s) => Some(s),
+            Self::MariaDb(_) => None,
+        }
+    }
+
     /// The MariaDB position, if it is one.
     pub fn mariadb(&self) -> Option<&mariadb::GtidList> {
         match self {
             Self::MariaDb(l) => Some(l),
             Self::MySql(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for GtidPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MariaDb(l) => l.fmt(f),
+            Self::MySql(s) => s.fmt(f),
         }
     }
 }
