@@ -14,7 +14,7 @@ use fuzz::seeds::Seeds;
 use fuzz::{Body, TARGETS};
 
 /// Mutations of each target; few enough for the whole to take seconds in an unoptimized build.
-const ROUNDS: usize = 1500;
+const ROUNDS: usize = 4000;
 /// The large packets are 16 MiB each.
 const LARGE_ROUNDS: usize = 3;
 /// RSA is slow.
