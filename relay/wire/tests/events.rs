@@ -288,6 +288,14 @@ fn heartbeats_beyond_4_gib_keep_their_position() {
 }
 
 #[test]
+fn a_heartbeat_at_position_0_does_not_lose_the_begin_of_its_file_name() {
+    let heartbeat = Heartbeat { file: "mysql-bin.000001".to_owned(), position: 0 };
+    let event = heartbeat.v1(Flavor::MariaDb, 1, ChecksumAlg::None);
+    let header = EventHeader::parse(&event).unwrap();
+    assert_eq!(Heartbeat::parse(&header, &event[19..], Flavor::MariaDb).unwrap(), heartbeat);
+}
+
+#[test]
 fn an_event_of_17_mb_is_a_row_event_of_one_statement() {
     let events = common::events("k-mariadb-17mb-event", false);
     let (big, _) = events.iter().find(|(e, _)| e.len() == 17_000_042).unwrap();

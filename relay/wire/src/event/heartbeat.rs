@@ -66,7 +66,8 @@ impl Heartbeat {
     pub fn v1(&self, flavor: Flavor, server_id: u32, alg: ChecksumAlg) -> Vec<u8> {
         let mut body = Vec::with_capacity(8 + self.file.len());
         let mut log_pos = self.position as u32;
-        if flavor == Flavor::MariaDb && self.position > u64::from(u32::MAX) {
+        // A MariaDB replica looks into the body whenever the header says 0, so position 0 goes there too.
+        if flavor == Flavor::MariaDb && !(1..=u64::from(u32::MAX)).contains(&self.position) {
             log_pos = 0;
             body.extend_from_slice(&self.position.to_le_bytes());
         }

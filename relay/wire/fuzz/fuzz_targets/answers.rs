@@ -1,0 +1,4 @@
+//! See `session::answers`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| baton_wire_fuzz::session::answers(data));

@@ -1,0 +1,4 @@
+//! See `events::transaction_payload`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| baton_wire_fuzz::events::transaction_payload(data));
