@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use baton_relay::config::{Config, ConfigError};
+use baton_relay::log::{DiskStorage, Grant, PromiseFile, Promised};
 use baton_relay::{events, relay, reset};
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,6 +57,32 @@ enum Command {
         #[arg(long, value_name = "FILE", env = "BATON_RELAY_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Take back the right to acknowledge, on a relay that stands alone and has promised it away. The relay must not be running.
+    ///
+    /// Only when it is certain that the primary in its configuration is the one and only that may commit: whoever asked for the promise
+    /// may have made another server the primary since.
+    TakeGrant {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE", env = "BATON_RELAY_CONFIG")]
+        config: Option<PathBuf>,
+    },
+}
+
+fn take_grant(config: &Config) -> anyhow::Result<ExitCode> {
+    let storage = DiskStorage::open(&config.data_dir)?;
+    let mut promise = PromiseFile::open(&storage)?;
+    let before = promise.current();
+    if before.held {
+        println!("this relay holds grant {} already", before.grant);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let grant = Grant { n: before.grant.n + 1, ..before.grant };
+    promise.record(Promised { grant, held: true })?;
+    println!(
+        "this relay had promised {}; it holds grant {grant} now and follows its primary again at its next start",
+        before.grant
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
@@ -67,6 +94,7 @@ fn main() -> ExitCode {
             println!("the log now lies in {}; the relay begins a new one at its next start", old.display());
             Ok(ExitCode::SUCCESS)
         }),
+        Some(Command::TakeGrant { config }) => load(config).and_then(|config| take_grant(&config)),
         None => run(arguments.run),
     };
     match done {
@@ -86,6 +114,11 @@ fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.config)?;
     if arguments.check {
         relay::check(&config)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start the runtime")?;
+        for warning in runtime.block_on(relay::check_primary(&config)) {
+            println!("warning: {warning}");
+        }
         println!("the configuration can be used");
         return Ok(ExitCode::SUCCESS);
     }

@@ -50,6 +50,10 @@ pub struct Metrics {
     pub upstream_reconnects: IntCounter,
     /// Events refused because their checksum did not hold.
     pub upstream_checksum_failures: IntCounter,
+    /// Acknowledgements sent to the primary.
+    pub upstream_acks: IntCounter,
+    /// From the arrival of the first event that an acknowledgement covers to its sending.
+    pub upstream_ack_duration: Histogram,
     /// Bytes made durable; with [`log_syncs`](Self::log_syncs) and the duration by [`observe_sync`](Self::observe_sync).
     pub log_synced_bytes: IntCounter,
     /// Syncs that succeeded.
@@ -135,6 +139,12 @@ impl Metrics {
                 r,
                 "upstream_checksum_failures_total",
                 "Events refused because their checksum did not hold.",
+            ),
+            upstream_acks: counter(r, "upstream_acks_total", "Acknowledgements sent to the primary."),
+            upstream_ack_duration: seconds(
+                r,
+                "upstream_ack_duration_seconds",
+                "From the arrival of the first event that an acknowledgement covers to its sending.",
             ),
             log_synced_bytes: counter(r, "log_synced_bytes_total", "Bytes made durable."),
             log_syncs: counter(r, "log_syncs_total", "Syncs of the log that succeeded."),

@@ -15,10 +15,10 @@ use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
 use crate::config::Config;
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
-use crate::log::{self, DiskStorage, FileInfo, Head, Log, LogStatus};
+use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogStatus, PromiseFile};
 use crate::metrics::Metrics;
 use crate::tls;
-use crate::upstream::{self, UpstreamStatus};
+use crate::upstream::{self, Control, PromiseAnswer, PromiseError, UpstreamStatus};
 
 /// How long the parts may take to end once told to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +32,17 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     server_tls(config)?;
     tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())?;
     Ok(())
+}
+
+/// Asks the primary for the settings that break what acknowledgements promise: one warning each, or one that says why it can't be asked.
+pub async fn check_primary(config: &Config) -> Vec<String> {
+    let tls = match tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref()) {
+        Ok(tls) => tls,
+        Err(e) => return vec![e.to_string()],
+    };
+    upstream::check(&config.upstream, tls)
+        .await
+        .unwrap_or_else(|e| vec![format!("the primary's settings are not checked: {e}")])
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
@@ -61,6 +72,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         retain_hard_bytes: config.log.retain_hard_bytes,
         ..log::LogConfig::default()
     };
+    let promise = PromiseFile::open(&*storage)?;
     let (log, appender) = Log::open(storage, log_config)?;
 
     let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
@@ -106,8 +118,15 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         Arc::clone(&metrics),
         upstream.clone(),
     );
-    let view =
-        Arc::new(RelayView { log: Arc::clone(&log), upstream, registry, tracker, metrics: Arc::clone(&metrics) });
+    let (control, orders) = Control::new();
+    let view = Arc::new(RelayView {
+        log: Arc::clone(&log),
+        upstream,
+        registry,
+        tracker,
+        control,
+        metrics: Arc::clone(&metrics),
+    });
     let admin_options = AdminOptions {
         token: config.listen.token.clone(),
         protect_reads: config.listen.protect_reads,
@@ -130,11 +149,13 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         start: config.upstream.start,
         heartbeat: config.upstream.heartbeat,
         connect_timeout: config.upstream.connect_timeout,
+        ack: config.upstream.ack,
         server_id: config.server_id,
         name: config.name,
         port,
     };
-    let fed = tokio::spawn(upstream::run(upstream_options, log, appender, upstream_status, metrics, cancel.clone()));
+    let parts = upstream::Parts { log, appender, promise, orders, status: upstream_status, metrics };
+    let fed = tokio::spawn(upstream::run(upstream_options, parts, cancel.clone()));
     let served = tokio::spawn(fanout::serve(replication, shared, cancel.clone()));
     let admin = tokio::spawn(admin::serve(http, view, admin_options, cancel.clone()));
 
@@ -205,6 +226,7 @@ struct RelayView {
     upstream: watch::Receiver<UpstreamStatus>,
     registry: Arc<Registry>,
     tracker: Arc<LagTracker>,
+    control: Control,
     metrics: Arc<Metrics>,
 }
 
@@ -240,6 +262,10 @@ impl View for RelayView {
     fn listening(&self) -> bool {
         // The port is opened before this is built, and closed only when the relay stops.
         true
+    }
+
+    fn promise(&self, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+        Box::pin(self.control.promise(grant))
     }
 
     fn metrics(&self) -> Arc<Metrics> {

@@ -18,7 +18,8 @@ pub fn reset_log(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(data_dir).with_context(|| format!("{} can't be read", data_dir.display()))? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        // What was promised holds for this relay, whatever log it keeps.
+        if entry.file_type()?.is_file() && entry.file_name() != crate::log::PROMISE_FILE {
             files.push(entry.file_name());
         }
     }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +21,15 @@ use super::status::Status;
 use super::view::View;
 use super::watch::watch;
 use crate::lag::{LagReport, ReplicaReport};
+use crate::log::Grant;
 use crate::metrics::Sample;
+use crate::upstream::{PromiseAnswer, PromiseError};
 
 /// The document that describes all of this.
 pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
+
+/// Bytes of an order, at most.
+const MAX_BODY: usize = 16 * 1024;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -64,6 +70,7 @@ pub(super) fn router(app: App) -> Router {
         router = router.route(path, handler);
     }
     router
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), protect_reads))
@@ -116,12 +123,34 @@ async fn status(State(app): State<App>) -> Json<Status> {
     Json(Status::new(&app))
 }
 
-async fn promise() -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "promises are not supported yet: this relay acknowledges nothing, so there is no right to give up",
-        "use the relay for fan-out and lag; leave it out of what decides failovers",
-    )
+/// The body of an order to promise.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PromiseOrder {
+    /// The controller's term; kept for its log, a relay that stands alone has nothing to compare it with.
+    term: u64,
+    grant: Grant,
+}
+
+async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<PromiseAnswer>, ApiError> {
+    let bad = |error: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, error, "send a JSON object such as {\"term\":12,\"grant\":[7,1]}")
+    };
+    let body = body.map_err(|e| bad(format!("the order can't be read: {}", e.body_text())))?;
+    let order: PromiseOrder =
+        serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
+    tracing::info!(term = order.term, grant = %order.grant, "asked to promise");
+    match app.view.promise(order.grant).await {
+        Ok(answer) => Ok(Json(answer)),
+        Err(error @ PromiseError::Lower { promised, .. }) => {
+            let hint = "ask with a higher grant, if the operation is still wanted";
+            Err(ApiError::new(StatusCode::CONFLICT, error.to_string(), hint).promised(promised))
+        }
+        Err(error @ (PromiseError::Storage(_) | PromiseError::Stopping)) => {
+            let hint = "nothing is acknowledged meanwhile; ask again, or ask another relay";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), hint))
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,7 @@ use super::view::View;
 use crate::clock::Micros;
 use crate::fanout::Replica;
 use crate::lag::HeadReport;
+use crate::log::Grant;
 use crate::upstream::UpstreamStatus;
 
 /// Everything about this relay.
@@ -65,6 +66,19 @@ pub(super) struct Upstream {
     connects: u64,
     lag_ms: u64,
     primary_gtid: Option<String>,
+    acking: bool,
+    promised: Grant,
+    holds_grant: bool,
+    semi_sync: Option<SemiSync>,
+    warnings: Vec<String>,
+}
+
+/// Semi-sync as the primary tells it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct SemiSync {
+    enabled: bool,
+    clients: u64,
+    waiting_commits: u64,
 }
 
 /// One attached replica or reader.
@@ -138,6 +152,15 @@ impl Upstream {
             address: status.address,
             server_id: status.server_id,
             server_version: status.server_version,
+            acking: status.acking,
+            promised: status.promised.grant,
+            holds_grant: status.promised.held,
+            semi_sync: status.semi_sync.map(|s| SemiSync {
+                enabled: s.enabled,
+                clients: s.clients,
+                waiting_commits: s.waiting,
+            }),
+            warnings: status.warnings,
             error: status.error,
             hint: status.hint,
             connects: status.connects,

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::fanout::Registry;
 use crate::lag::LagReport;
-use crate::log::{FileInfo, Head, LogStatus};
+use crate::log::{FileInfo, Grant, Head, LogStatus};
 use crate::metrics::Metrics;
-use crate::upstream::UpstreamStatus;
+use crate::upstream::{PromiseAnswer, PromiseError, UpstreamStatus};
 
 /// A future behind a pointer.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -46,6 +46,8 @@ pub trait View: Send + Sync + 'static {
     fn lag_report(&self) -> BoxFuture<'_, LagReport>;
     /// Whether replicas can connect.
     fn listening(&self) -> bool;
+    /// Promises never again to acknowledge anything below `grant`; answers once that is durable.
+    fn promise(&self, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>>;
     /// The relay's figures.
     fn metrics(&self) -> Arc<Metrics>;
 

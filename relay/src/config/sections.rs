@@ -15,11 +15,11 @@ use crate::tls::TlsMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ack {
     /// Once they are durable here.
+    #[default]
     Durable,
     /// Once they have arrived.
     Received,
     /// Never.
-    #[default]
     Off,
 }
 
@@ -50,7 +50,7 @@ pub struct UpstreamConfig {
     pub ca_file: Option<PathBuf>,
     /// Where an empty log begins. Default `earliest`.
     pub start: Start,
-    /// Only `off`, which is the default, is accepted: the relay acknowledges nothing.
+    /// What is acknowledged to a primary that runs semi-sync. Default `durable`: what is on disk here.
     pub ack: Ack,
     /// The primary sends a sign of life after this much silence, and is taken for lost when several are missing. 10 ms to 60 s,
     /// default 500 ms.
@@ -97,7 +97,7 @@ impl UpstreamConfig {
                     "off" => Ok(Ack::Off),
                     "durable" => Ok(Ack::Durable),
                     "received" => Ok(Ack::Received),
-                    _ => Err("allowed: \"off\"".to_owned()),
+                    _ => Err("allowed: \"durable\", \"received\", \"off\"".to_owned()),
                 })
                 .unwrap_or(d.ack),
             heartbeat: s.take(r, "heartbeat", |v| duration(v.text()?)).unwrap_or(d.heartbeat),
@@ -123,10 +123,6 @@ impl UpstreamConfig {
         if self.tls != TlsMode::Verify && self.ca_file.is_some() {
             let message = "is only used with upstream.tls = \"verify\"; set that, or leave ca_file out";
             p.push(Problem::new("upstream.ca_file", message));
-        }
-        if self.ack != Ack::Off {
-            let value = if self.ack == Ack::Durable { "\"durable\"" } else { "\"received\"" };
-            p.push(Problem::new("upstream.ack", "not supported yet; allowed: \"off\"").with_value(value));
         }
         between(&mut p, "upstream.heartbeat", self.heartbeat, "10ms", "60s");
         between(&mut p, "upstream.connect_timeout", self.connect_timeout, "100ms", "60s");

@@ -79,7 +79,7 @@ fn the_documented_example_is_understood() {
     let paths: Vec<String> = c.upstream.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(paths, ["10.0.1.5:3306", "192.168.1.5:3306"]);
     assert_eq!(c.upstream.password.expose_secret(), "s3cret");
-    assert_eq!((c.upstream.tls, &c.upstream.start, c.upstream.ack), (TlsMode::Prefer, &Start::Earliest, Ack::Off));
+    assert_eq!((c.upstream.tls, &c.upstream.start, c.upstream.ack), (TlsMode::Prefer, &Start::Earliest, Ack::Durable));
     assert_eq!(c.listen.token.as_ref().unwrap().expose_secret(), "0123456789abcdef");
     assert_eq!((c.listen.replication.port, c.listen.http.port, c.listen.tls), (3307, 8090, ListenTls::Prefer));
     assert_eq!((c.users[0].name.as_str(), c.users[0].password.expose_secret()), ("repl", "s3cret"));
@@ -184,10 +184,8 @@ fn every_key_refuses_bad_values_and_says_what_is_allowed() {
         ("upstream", "tls = \"verify\"", "upstream.ca_file", "is required"),
         ("upstream", "ca_file = \"/etc/ca.pem\"", "upstream.ca_file", "only used with"),
         ("upstream", "start = \"now\"", "upstream.start", "\"earliest\", \"latest\""),
-        ("upstream", "ack = \"durable\"", "upstream.ack", "not supported yet"),
-        ("upstream", "ack = \"received\"", "upstream.ack", "not supported yet"),
         ("upstream", "ack = true", "upstream.ack", "a string in quotes"),
-        ("upstream", "ack = \"on\"", "upstream.ack", "allowed: \"off\""),
+        ("upstream", "ack = \"on\"", "upstream.ack", "allowed: \"durable\""),
         ("upstream", "heartbeat = \"1ms\"", "upstream.heartbeat", "10ms to 60s"),
         ("upstream", "heartbeat = \"2\"", "upstream.heartbeat", "the unit is missing"),
         ("upstream", "connect_timeout = \"1h\"", "upstream.connect_timeout", "100ms to 60s"),

@@ -7,7 +7,7 @@
 //! sync covers; what was once durable is never cut, and damage to it is told, not mended. Never does: speak to anybody, or look into rows.
 //!
 //! The directory holds, beside each file `<base>.<number>`, an index (`.idx`), arrival times (`.arr`) and, where events carry no
-//! checksums, checksums of our own (`.crc`); further `meta.json` and `mark`.
+//! checksums, checksums of our own (`.crc`); further `meta.json`, `mark` and `promise`.
 
 mod appender;
 mod arrivals;
@@ -18,6 +18,7 @@ mod live;
 mod locate;
 mod mark;
 mod meta;
+mod promise;
 mod reader;
 mod recovery;
 mod retention;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use appender::{Appender, Batch, OpenFile};
 pub use error::{AppendError, GtidStartError, LogError, ReadError, StorageFailure};
+pub use promise::{Grant, PROMISE_FILE, PromiseFile, Promised, may_promise};
 pub use reader::{Chunk, LogReader};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use store::{Log, LogConfig};

@@ -92,7 +92,9 @@ pub(super) fn recover(storage: &dyn Storage, cluster: &str) -> Result<Recovered,
 /// A new log in an empty directory.
 fn begin(storage: &dyn Storage, cluster: &str, listed: &BTreeMap<String, u64>) -> Result<Recovered, LogError> {
     let temporary = format!("{}.new", meta::NAME);
-    if let Some(name) = listed.keys().find(|name| **name != temporary) {
+    // A promise outlives the log that it was given beside.
+    let promise = |name: &str| name.strip_suffix(".new").unwrap_or(name) == super::promise::PROMISE_FILE;
+    if let Some(name) = listed.keys().find(|name| **name != temporary && !promise(name)) {
         return Err(LogError::Meta {
             file: format!("{}/{}", storage.describe(), meta::NAME),
             detail: format!("it is missing, but {name:?} is there; a new log begins only in an empty directory"),

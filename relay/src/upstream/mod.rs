@@ -3,11 +3,14 @@
 //! Owns: which path is used, when it is tried again, and the stream itself. Promises: what reaches the log continues it without a gap
 //! and was verified; contradicting histories are never merged but told, with what resolves them.
 
+mod ack;
 mod backoff;
 mod client;
+mod control;
 mod error;
 mod ingest;
 mod plan;
+mod settings;
 mod status;
 mod stream;
 mod watch;
@@ -16,19 +19,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
+pub use control::{Control, Order, PromiseAnswer, PromiseError, Tail};
 pub use error::StreamError;
-pub use status::{UpstreamState, UpstreamStatus};
+pub use status::{SemiSync, UpstreamState, UpstreamStatus};
 
 use self::backoff::Backoff;
 use self::client::Login;
 use self::plan::LogEnd;
 use crate::clock::Micros;
-use crate::config::{Address, Start};
-use crate::log::{Appender, Head, Log};
+use crate::config::{Ack, Address, Start, UpstreamConfig};
+use crate::log::{Appender, Grant, Head, Log, PromiseFile, Promised, may_promise};
 use crate::metrics::Metrics;
 use crate::tls::TlsMode;
 
@@ -55,6 +59,8 @@ pub struct Options {
     pub heartbeat: Duration,
     /// For connecting, logging in, and each answer.
     pub connect_timeout: Duration,
+    /// What is acknowledged, and when.
+    pub ack: Ack,
     /// The relay's `server_id`.
     pub server_id: u32,
     /// The relay's name: the primary lists it under `SHOW SLAVE HOSTS`.
@@ -69,6 +75,7 @@ struct Context {
     start: Start,
     heartbeat: Duration,
     silence: Duration,
+    ack: Ack,
     server_id: u32,
     name: String,
     port: u16,
@@ -87,7 +94,32 @@ impl Context {
             if state == UpstreamState::Streaming {
                 s.error = None;
                 s.hint = None;
+            } else {
+                s.acking = false;
             }
+        });
+    }
+
+    fn set_streaming(&self, acking: bool) {
+        self.set_state(UpstreamState::Streaming);
+        self.status.send_modify(|s| s.acking = acking);
+    }
+
+    /// Whether this relay acknowledges: it is set to, and holds the right to.
+    fn acks(&self) -> bool {
+        self.ack != Ack::Off && self.status.borrow().promised.held
+    }
+
+    /// What keeps this relay from taking anything more of the primary that it followed.
+    fn set_promised(&self, promised: Promised) {
+        self.status.send_modify(|s| s.promised = promised);
+        if promised.held {
+            return;
+        }
+        self.set_state(UpstreamState::Stopped);
+        self.status.send_modify(|s| {
+            s.error = Some(format!("grant {} was promised: nothing more is taken from the primary before it", promised.grant));
+            s.hint = Some("where no controller gives a new grant: `baton-relay take-grant` once it is certain which server is the primary".into());
         });
     }
 
@@ -120,15 +152,53 @@ impl Context {
     }
 }
 
+/// Logs in to the first path that answers, and tells which settings of the primary break what acknowledgements promise.
+///
+/// # Errors
+/// Why the last path can't be asked.
+pub async fn check(config: &UpstreamConfig, tls: Option<Arc<ClientConfig>>) -> Result<Vec<String>, StreamError> {
+    let login = Login {
+        user: config.user.clone(),
+        password: config.password.clone(),
+        tls_mode: config.tls,
+        tls,
+        timeout: config.connect_timeout,
+    };
+    let mut last = Ok(Vec::new());
+    for address in &config.addresses {
+        last = match client::Client::connect(address, &login).await {
+            Ok(mut client) if config.ack != Ack::Off => {
+                Ok(settings::warnings(&client.query(settings::VARIABLES).await?))
+            }
+            Ok(_) => Ok(Vec::new()),
+            Err(e) => Err(e),
+        };
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// What the upstream side works on.
+pub struct Parts {
+    /// The log.
+    pub log: Arc<Log>,
+    /// Its growing end.
+    pub appender: Appender,
+    /// What was promised.
+    pub promise: PromiseFile,
+    /// Where orders come from.
+    pub orders: mpsc::Receiver<Order>,
+    /// Where the state is told.
+    pub status: channel::Sender<UpstreamStatus>,
+    /// The relay's figures.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Keeps the log fed until cancelled; then everything whole is made durable and the log is closed.
-pub async fn run(
-    options: Options,
-    log: Arc<Log>,
-    mut appender: Appender,
-    status: channel::Sender<UpstreamStatus>,
-    metrics: Arc<Metrics>,
-    cancel: CancellationToken,
-) {
+pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
+    let Parts { log, mut appender, mut promise, mut orders, status, metrics } = parts;
     let addresses = options.addresses;
     let context = Context {
         login: Login {
@@ -141,6 +211,7 @@ pub async fn run(
         start: options.start,
         heartbeat: options.heartbeat,
         silence: stream::silence_limit(options.heartbeat),
+        ack: options.ack,
         server_id: options.server_id,
         name: options.name,
         port: options.port,
@@ -148,13 +219,49 @@ pub async fn run(
         metrics,
         status,
     };
-    let watching = watch::run(&context, &addresses);
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = supervise(&context, &mut appender, &addresses) => {}
-        () = watching => {}
+    context.set_promised(promise.current());
+    loop {
+        let held = promise.current().held;
+        let order = tokio::select! {
+            () = cancel.cancelled() => break,
+            order = orders.recv() => order,
+            // Dropped by an order: with it ends the connection, and so the acknowledging.
+            () = supervise(&context, &mut appender, &addresses), if held => break,
+            () = watch::run(&context, &addresses) => break,
+        };
+        match order {
+            Some(Order::Promise(grant, answer)) => {
+                let result = keep_promise(&context, &mut appender, &mut promise, grant).await;
+                // Who asked may have gone: the promise holds all the same.
+                let _ = answer.send(result);
+            }
+            None => break,
+        }
     }
     appender.close().await;
+}
+
+/// Promises `grant`: the stream has ended already, so nothing is acknowledged any more. Settles what is in flight, then makes the promise
+/// durable, then answers.
+async fn keep_promise(
+    context: &Context,
+    appender: &mut Appender,
+    promise: &mut PromiseFile,
+    grant: Grant,
+) -> Result<PromiseAnswer, PromiseError> {
+    let promised =
+        may_promise(promise.current(), grant).map_err(|promised| PromiseError::Lower { asked: grant, promised })?;
+    // A disk that takes nothing more leaves the head as the tail: nothing beyond it was acknowledged.
+    if let Err(error) = appender.settle().await {
+        tracing::warn!(%error, "what was in flight is not kept");
+    }
+    promise.record(promised)?;
+    context.set_promised(promised);
+    let log = &context.log;
+    let head = log.head();
+    let tail = Tail::of(head.as_deref(), |number| log.file_name(number));
+    tracing::info!(%grant, tail = %tail.gtid, "promised");
+    Ok(PromiseAnswer { promised: grant, log_id: log.log_id(), complete: log.status().damaged.is_none(), tail })
 }
 
 /// Streams, over the next path when one fails, with back-off when all have failed.

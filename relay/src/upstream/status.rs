@@ -1,6 +1,7 @@
 //! What the upstream side tells others about itself.
 
 use crate::clock::Micros;
+use crate::log::Promised;
 
 /// State of the stream from the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,17 @@ impl UpstreamState {
     }
 }
 
+/// `Rpl_semi_sync_master_*` of the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SemiSync {
+    /// Whether it waits for acknowledgements at all.
+    pub enabled: bool,
+    /// Connections that acknowledge: more than one is one too many.
+    pub clients: u64,
+    /// Commits that wait now.
+    pub waiting: u64,
+}
+
 /// The stream from the primary, as seen now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamStatus {
@@ -51,6 +63,14 @@ pub struct UpstreamStatus {
     pub behind_since: Option<Micros>,
     /// The primary's own GTID position, as last heard.
     pub primary_gtid: Option<String>,
+    /// Whether this relay's acknowledgements let the primary's commits return (semi-sync).
+    pub acking: bool,
+    /// What this relay has promised, and whether it holds the right to acknowledge.
+    pub promised: Promised,
+    /// Semi-sync as the primary tells it; `None` if it was not asked or does not know it.
+    pub semi_sync: Option<SemiSync>,
+    /// Settings of the primary that break what acknowledgements promise, each with the statement that mends it.
+    pub warnings: Vec<String>,
     /// Connections made since the start.
     pub connects: u64,
 }
@@ -67,6 +87,10 @@ impl Default for UpstreamStatus {
             hint: None,
             behind_since: None,
             primary_gtid: None,
+            acking: false,
+            promised: Promised::default(),
+            semi_sync: None,
+            warnings: Vec::new(),
             connects: 0,
         }
     }

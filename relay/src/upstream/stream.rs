@@ -10,20 +10,22 @@ use baton_wire::command::{BinlogDump, DUMP_SEND_ANNOTATE_ROWS, RegisterSlave};
 use baton_wire::event::{self, EventKind, Flavor, HEADER_LEN, Rotate};
 use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
 use baton_wire::gtid::mariadb::GtidList;
+use baton_wire::packet::write_packet;
 use baton_wire::response::{ErrPacket, code};
+use baton_wire::semisync;
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Context;
+use super::ack::{AckGate, Due};
 use super::client::{Client, Login};
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::plan::{LogEnd, Plan, ServerFacts, plan};
-use super::status::UpstreamState;
 use crate::clock::Micros;
-use crate::config::Address;
-use crate::log::{Appender, OpenFile};
+use crate::config::{Ack, Address};
+use crate::log::{Appender, LogPos, OpenFile};
 use crate::net::Stream;
 
 /// Bytes asked of the network at a time.
@@ -61,12 +63,20 @@ pub(super) async fn run(
         flavor: Flavor::MariaDb,
         checksum: facts.checksum,
     };
+    let acks = context.acks() && ask_for_acks(&mut client).await?;
     dump(context, &mut client, &file, position).await?;
     let address = client.address.clone();
     let (stream, early) = client.into_stream();
-    Reading { context, appender, address, stream, buf: early, server_id: facts.server.server_id }
-        .read(Ingest::new(start), progressed)
-        .await
+    let reading = Reading {
+        context,
+        appender,
+        address,
+        stream,
+        buf: early,
+        server_id: facts.server.server_id,
+        gate: acks.then(AckGate::default),
+    };
+    reading.read(Ingest::new(start), progressed).await
 }
 
 struct Asked {
@@ -103,6 +113,16 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
     };
     client.query("SET @mariadb_slave_capability=4").await?;
     Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head }, checksum })
+}
+
+/// Says that this connection acknowledges, if the primary knows semi-sync (switched on or not: it may be later). Only the one that is streamed
+/// over says so: to the server a start position counts as an acknowledgement too.
+async fn ask_for_acks(client: &mut Client) -> Result<bool, StreamError> {
+    let known = client.value("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'").await?.is_some();
+    if known {
+        client.query("SET @rpl_semi_sync_slave= 1").await?;
+    }
+    Ok(known)
 }
 
 fn number(value: Option<String>, what: &'static str) -> Result<u32, StreamError> {
@@ -216,6 +236,8 @@ struct Reading<'a> {
     stream: Stream,
     buf: BytesMut,
     server_id: u32,
+    /// Set if this connection acknowledges.
+    gate: Option<AckGate>,
 }
 
 impl Reading<'_> {
@@ -224,10 +246,13 @@ impl Reading<'_> {
         mut ingest: Ingest,
         progressed: &mut bool,
     ) -> Result<std::convert::Infallible, StreamError> {
-        let mut deframer = EventDeframer::new(DeframerOptions::default());
+        let semi_sync = self.gate.is_some();
+        let mut deframer = EventDeframer::new(DeframerOptions { semi_sync, ..DeframerOptions::default() });
         let mut streaming = false;
+        let mut heads = self.context.log.subscribe();
         loop {
             let now = Micros::now();
+            let deadline = Instant::now() + self.context.silence;
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
             // What was whole before an error is worth keeping.
             ingest.flush(now);
@@ -236,23 +261,67 @@ impl Reading<'_> {
             if !streaming && ingest.counts.events > 0 {
                 streaming = true;
                 *progressed = true;
-                self.context.set_state(UpstreamState::Streaming);
+                self.context.set_streaming(semi_sync);
             }
             self.count(&mut ingest);
-            self.buf.reserve(READ_BYTES.max(deframer.min_buffer()));
-            match timeout(self.context.silence, self.stream.read_buf(&mut self.buf)).await {
-                Ok(Ok(0)) => return Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(Ok(n)) => self.context.metrics.upstream_received_bytes.inc_by(n as u64),
-                Ok(Err(e)) => return Err(self.io(e)),
-                Err(_) => {
-                    let millis = self.context.silence.as_millis();
-                    return Err(StreamError::Timeout {
-                        address: self.address.clone(),
-                        what: "no event and no heartbeat",
-                        millis,
-                    });
-                }
+            if self.context.ack == Ack::Received {
+                self.acknowledge(ingest.whole_position()).await?;
             }
+            self.buf.reserve(READ_BYTES.max(deframer.min_buffer()));
+            let read = loop {
+                tokio::select! {
+                    biased;
+                    changed = heads.changed(), if semi_sync && self.context.ack == Ack::Durable => {
+                        if changed.is_err() {
+                            return Err(crate::log::AppendError::Closed.into());
+                        }
+                        let head = heads.borrow_and_update().as_ref().map(|h| h.pos);
+                        self.acknowledge(head).await?;
+                    }
+                    read = self.stream.read_buf(&mut self.buf) => break read,
+                    () = sleep_until(deadline) => {
+                        let millis = self.context.silence.as_millis();
+                        return Err(StreamError::Timeout {
+                            address: self.address.clone(),
+                            what: "no event and no heartbeat",
+                            millis,
+                        });
+                    }
+                }
+            };
+            match read {
+                Ok(0) => return Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => self.context.metrics.upstream_received_bytes.inc_by(n as u64),
+                Err(e) => return Err(self.io(e)),
+            }
+        }
+    }
+
+    /// Tells the primary that everything up to `reached` is kept, if it waits for any of it.
+    async fn acknowledge(&mut self, reached: Option<LogPos>) -> Result<(), StreamError> {
+        let (Some(gate), Some(reached)) = (&mut self.gate, reached) else { return Ok(()) };
+        let now = Micros::now();
+        let Some(Due { pos, since }) = gate.reached(reached, now) else { return Ok(()) };
+        let Some(file) = self.context.log.file_name(pos.file) else { return Ok(()) };
+        let mut out = Vec::with_capacity(64);
+        write_packet(&mut out, &mut 0, &semisync::Ack { position: pos.offset, file }.encode());
+        let limit = self.context.silence;
+        let sent = timeout(limit, async {
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
+        });
+        match sent.await {
+            Ok(Ok(())) => {
+                self.context.metrics.upstream_acks.inc();
+                self.context.metrics.upstream_ack_duration.observe(now.0.saturating_sub(since.0).max(0) as f64 / 1e6);
+                Ok(())
+            }
+            Ok(Err(e)) => Err(self.io(e)),
+            Err(_) => Err(StreamError::Timeout {
+                address: self.address.clone(),
+                what: "an acknowledgement was not taken",
+                millis: limit.as_millis(),
+            }),
         }
     }
 
@@ -267,9 +336,14 @@ impl Reading<'_> {
             at += used;
             match found {
                 Deframed::NeedMore(_) => break Ok(()),
-                Deframed::EventData { first, data, last, .. } => {
+                Deframed::EventData { first, data, last, semi_sync_flag, .. } => {
                     if let Err(e) = ingest.piece(first, data, last, now) {
                         break Err(e);
+                    }
+                    if let (true, Some(true), Some(gate), Some(pos)) =
+                        (last, semi_sync_flag, &mut self.gate, ingest.position())
+                    {
+                        gate.wanted(pos, now);
                     }
                 }
                 Deframed::Error(payload) => break Err(stream_error(payload, "the log's position")),
@@ -310,7 +384,7 @@ impl Reading<'_> {
 
 /// How long silence is taken for life: heartbeats come every `heartbeat`.
 pub(super) fn silence_limit(heartbeat: Duration) -> Duration {
-    heartbeat * 3 + Duration::from_secs(1)
+    (heartbeat * 3).max(Duration::from_millis(250))
 }
 
 /// Keeps the login out of `Debug`.

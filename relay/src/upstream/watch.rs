@@ -8,11 +8,15 @@ use tokio::time::{Instant, sleep_until};
 use super::Context;
 use super::backoff::Backoff;
 use super::client::Client;
+use super::error::StreamError;
+use super::settings;
 use crate::clock::Micros;
-use crate::config::Address;
+use crate::config::{Ack, Address};
 
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(500);
+/// Semi-sync and settings are asked for each so many times.
+const SETTINGS_EVERY: u32 = 4;
 
 /// Watches until dropped. A primary that can't be asked is not an error here: the stream's state tells that.
 pub(super) async fn run(context: &Context, addresses: &[Address]) {
@@ -34,10 +38,15 @@ async fn ask(context: &Context, mut client: Client) {
     let mut heads = context.log.subscribe();
     let mut due: Option<GtidList> = None;
     let mut next = Instant::now();
+    let mut asked_times = 0_u32;
     loop {
         tokio::select! {
             () = sleep_until(next) => {
                 next = Instant::now() + PERIOD;
+                if asked_times.is_multiple_of(SETTINGS_EVERY) && settings_of(context, &mut client).await.is_err() {
+                    return;
+                }
+                asked_times = asked_times.wrapping_add(1);
                 let asked = Micros::now();
                 let Ok(answer) = client.value("SELECT @@GLOBAL.gtid_binlog_pos").await else { return };
                 let Ok(position) = answer.clone().unwrap_or_default().parse::<GtidList>() else { return };
@@ -64,6 +73,26 @@ async fn ask(context: &Context, mut client: Client) {
             }
         }
     }
+}
+
+/// How the primary waits for acknowledgements, and which settings break what they promise.
+async fn settings_of(context: &Context, client: &mut Client) -> Result<(), StreamError> {
+    let variables = client.query(settings::VARIABLES).await?;
+    let status = client.query(settings::STATUS).await?;
+    let semi_sync = settings::semi_sync(&variables, &status);
+    let warnings = if context.ack == Ack::Off { Vec::new() } else { settings::warnings(&variables) };
+    if warnings != context.status.borrow().warnings {
+        for warning in &warnings {
+            tracing::warn!("the primary's setting {warning}");
+        }
+    }
+    context.status.send_if_modified(|s| {
+        let changed = s.semi_sync != semi_sync || s.warnings != warnings;
+        s.semi_sync = semi_sync;
+        s.warnings = warnings;
+        changed
+    });
+    Ok(())
 }
 
 fn has(context: &Context, position: &GtidList) -> bool {

@@ -24,9 +24,9 @@ use super::{AdminOptions, BoxFuture, Changes, View, serve};
 use crate::clock::Micros;
 use crate::fanout::{Registry, Replica, ReplicaIdentity};
 use crate::lag::{AppliedReport, Bottleneck, HeadReport, LagReport, ReceivedReport, ReplicaReport, UpstreamReport};
-use crate::log::{FileInfo, Head, LogPos, LogStatus};
+use crate::log::{FileInfo, Grant, Head, LogPos, LogStatus};
 use crate::metrics::Metrics;
-use crate::upstream::{UpstreamState, UpstreamStatus};
+use crate::upstream::{PromiseAnswer, PromiseError, Tail, UpstreamState, UpstreamStatus};
 
 /// A relay that says what the test wants.
 struct Scripted {
@@ -88,6 +88,16 @@ impl Scripted {
 }
 
 impl View for Scripted {
+    fn promise(&self, asked: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+        let promised = Grant { epoch: 7, n: 1 };
+        Box::pin(async move {
+            if asked < promised {
+                return Err(PromiseError::Lower { asked, promised });
+            }
+            Ok(PromiseAnswer { promised: asked, log_id: "id".into(), complete: true, tail: Tail::default() })
+        })
+    }
+
     fn head(&self) -> Option<Head> {
         self.head.borrow().clone()
     }
@@ -229,6 +239,14 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -
 
 async fn ask(at: SocketAddr, method: &str, path: &str, header: &str) -> Answer {
     let request = format!("{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n{header}\r\n");
+    exchange(TcpStream::connect(at).await.unwrap(), request.as_bytes()).await
+}
+
+async fn post(at: SocketAddr, path: &str, header: &str, body: &str) -> Answer {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\ncontent-length: {length}\r\n{header}\r\n{body}"
+    );
     exchange(TcpStream::connect(at).await.unwrap(), request.as_bytes()).await
 }
 

@@ -111,9 +111,16 @@ async fn answers_are_as_described() {
         assert_eq!(answer.status, status, "{}", answer.body);
         fits("/v1/lag/{replica}", "get", &answer);
     }
-    for (header, status) in [("", 401), ("authorization: Bearer 0123456789\r\n", 501)] {
-        let answer = ask(server.at, "POST", "/v1/promise", header).await;
-        assert_eq!(answer.status, status);
+    let token = "authorization: Bearer 0123456789\r\n";
+    for (header, order, status) in [
+        ("", "{}", 401),
+        (token, "", 400),
+        (token, "{\"grant\":[7]}", 400),
+        (token, "{\"term\":1,\"grant\":[6,9]}", 409),
+        (token, "{\"term\":1,\"grant\":[7,1]}", 200),
+    ] {
+        let answer = post(server.at, "/v1/promise", header, order).await;
+        assert_eq!(answer.status, status, "{order}: {}", answer.body);
         fits("/v1/promise", "post", &answer);
     }
     view.head.send_replace(None);

@@ -85,6 +85,8 @@ pub(super) struct Ingest {
     batch_at: u64,
     data: BytesMut,
     whole: Option<u64>,
+    /// The last value of `whole`, also after the batch has left.
+    whole_taken: u64,
     transactions: Vec<Transaction>,
     effects: VecDeque<Effect>,
     pub(super) counts: Counts,
@@ -114,11 +116,23 @@ impl Ingest {
             batch_at: offset,
             data: BytesMut::new(),
             whole: None,
+            whole_taken: 0,
             transactions: Vec::new(),
             effects: VecDeque::new(),
             counts: Counts::default(),
             server_version: None,
         }
+    }
+
+    /// The place behind the last byte taken; `None` before the first file is known.
+    pub(super) fn position(&self) -> Option<LogPos> {
+        self.file.as_ref().map(|(number, _)| LogPos { file: *number, offset: self.offset })
+    }
+
+    /// The end of the last whole transaction (or event outside of one) that was taken, in the present file.
+    pub(super) fn whole_position(&self) -> Option<LogPos> {
+        let number = self.file.as_ref().map(|(number, _)| *number)?;
+        (self.whole_taken > FIRST_EVENT).then_some(LogPos { file: number, offset: self.whole_taken })
     }
 
     /// The next thing to do, if any.
@@ -213,6 +227,7 @@ impl Ingest {
         }
         if !self.tracker.in_transaction() {
             self.whole = Some(self.offset);
+            self.whole_taken = self.offset;
         }
         Ok(())
     }
@@ -342,6 +357,7 @@ impl Ingest {
         self.offset = FIRST_EVENT;
         self.batch_at = FIRST_EVENT;
         self.whole = None;
+        self.whole_taken = 0;
         Ok(())
     }
 
