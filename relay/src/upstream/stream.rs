@@ -13,7 +13,7 @@ use baton_wire::gtid::mariadb::GtidList;
 use baton_wire::response::{ErrPacket, code};
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Context;
 use super::client::{Client, Login};
@@ -29,12 +29,12 @@ use crate::net::Stream;
 /// Bytes asked of the network at a time.
 const READ_BYTES: usize = 512 * 1024;
 
-/// Runs one stream until it breaks. Sets `progressed` once the primary sends events.
+/// Runs one stream until it breaks. Sets `first_event` to when the primary began to send events.
 pub(super) async fn run(
     context: &Context,
     appender: &mut Appender,
     address: &Address,
-    progressed: &mut bool,
+    first_event: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, StreamError> {
     // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
     let head = appender.settle().await?;
@@ -65,7 +65,7 @@ pub(super) async fn run(
     let address = client.address.clone();
     let (stream, early) = client.into_stream();
     Reading { context, appender, address, stream, buf: early, server_id: facts.server.server_id }
-        .read(Ingest::new(start), progressed)
+        .read(Ingest::new(start), first_event)
         .await
 }
 
@@ -222,20 +222,21 @@ impl Reading<'_> {
     async fn read(
         mut self,
         mut ingest: Ingest,
-        progressed: &mut bool,
+        first_event: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut deframer = EventDeframer::new(DeframerOptions::default());
-        let mut streaming = false;
         loop {
             let now = Micros::now();
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
             // What was whole before an error is worth keeping.
             ingest.flush(now);
             self.perform(&mut ingest).await?;
+            let begins = first_event.is_none() && ingest.counts.events > 0;
+            if begins {
+                *first_event = Some(Instant::now());
+            }
             parsed?;
-            if !streaming && ingest.counts.events > 0 {
-                streaming = true;
-                *progressed = true;
+            if begins {
                 self.context.set_state(UpstreamState::Streaming);
             }
             self.count(&mut ingest);
