@@ -4,6 +4,7 @@
 //! and was verified; contradicting histories are never merged but told, with what resolves them.
 
 mod backoff;
+mod behind;
 mod client;
 mod error;
 mod ingest;
