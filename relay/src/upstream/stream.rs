@@ -26,6 +26,8 @@ use crate::config::Address;
 use crate::log::{Appender, OpenFile};
 use crate::net::Stream;
 
+/// For an answer that makes the primary read up to a whole binlog file.
+const READ_FILE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes asked of the network at a time.
 const READ_BYTES: usize = 512 * 1024;
 
@@ -90,7 +92,8 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         Some(end) => {
             let sql =
                 format!("SELECT BINLOG_GTID_POS('{}',{})", end.upstream_file.replace(['\'', '\\'], ""), end.pos.offset);
-            client.value(&sql).await?.map(|text| position(Some(text))).transpose()?
+            // The primary reads the file up to there: from a cold disk that takes longer than other answers.
+            client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?
         }
         None => None,
     };
