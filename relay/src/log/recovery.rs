@@ -271,7 +271,8 @@ impl Recovery<'_> {
         };
         let start = head.start.clone().unwrap_or_else(|| self.carried());
         let segment = Segment::new(number, name.to_owned(), FIRST_EVENT, start, self.tally.clone());
-        let found = match head.format.clone() {
+        // Without what follows the format description it is not known at which position the file begins.
+        let found = match head.format.clone().filter(|_| head.is_done() || durable > FIRST_EVENT) {
             Some(format) => {
                 segment.set_format(format);
                 self.scan(&*file, &segment, head.alg(), len, durable)?

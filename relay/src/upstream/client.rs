@@ -137,6 +137,15 @@ impl Client {
         Ok(if rows.is_empty() { None } else { rows.swap_remove(0).into_iter().last().flatten() })
     }
 
+    /// As [`value`](Self::value), for a statement that may take longer than others.
+    pub(super) async fn value_within(&mut self, sql: &str, limit: Duration) -> Result<Option<String>, StreamError> {
+        let usual = self.timeout;
+        self.timeout = limit.max(usual);
+        let value = self.value(sql).await;
+        self.timeout = usual;
+        value
+    }
+
     /// Sends a command and reads its answer; `what` is its name in errors.
     pub(super) async fn command(
         &mut self,

@@ -5,6 +5,7 @@
 
 mod ack;
 mod backoff;
+mod behind;
 mod client;
 mod control;
 mod error;
@@ -13,6 +14,7 @@ mod plan;
 mod settings;
 mod status;
 mod stream;
+mod supervise;
 mod watch;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch as channel};
+use tokio::time::Instant;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -27,19 +30,14 @@ pub use control::{Control, Order, PromiseAnswer, PromiseError, Tail};
 pub use error::StreamError;
 pub use status::{SemiSync, UpstreamState, UpstreamStatus};
 
-use self::backoff::Backoff;
 use self::client::Login;
 use self::plan::LogEnd;
+use self::supervise::{Ended, Supervision};
 use crate::clock::Micros;
 use crate::config::{Ack, Address, Start, UpstreamConfig};
 use crate::log::{Appender, Grant, Head, Log, PromiseFile, Promised, may_promise};
 use crate::metrics::Metrics;
 use crate::tls::TlsMode;
-
-/// First and longest wait before a broken connection is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3));
-/// The same where an operator has to act first.
-const RETRY_SLOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// What the upstream side is told.
 pub struct Options {
@@ -266,39 +264,35 @@ async fn keep_promise(
 
 /// Streams, over the next path when one fails, with back-off when all have failed.
 async fn supervise(context: &Context, appender: &mut Appender, addresses: &[Address]) {
-    let mut quick = Backoff::new(RETRY.0, RETRY.1);
-    let mut slow = Backoff::new(RETRY_SLOW.0, RETRY_SLOW.1);
-    let mut failures = 0;
+    let mut supervision = Supervision::new(addresses.len());
+    // What was told last of each path: the same over again is not worth a line.
+    let mut told: Vec<Option<String>> = vec![None; addresses.len()];
     loop {
-        let Some(address) = addresses.get(failures % addresses.len().max(1)) else { return };
-        let mut progressed = false;
-        let error = match stream::run(context, appender, address, &mut progressed).await {
+        let path = supervision.path();
+        let Some(address) = addresses.get(path) else { return };
+        let before = context.log.head().map(|h| h.pos);
+        let mut first_event = None;
+        let error = match stream::run(context, appender, address, &mut first_event).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
+        let lived = first_event.map(|at: Instant| at.elapsed());
         if matches!(error, StreamError::Checksum { .. }) {
             context.metrics.upstream_checksum_failures.inc();
         }
         context.metrics.upstream_reconnects.inc();
-        let before = context.status.borrow().error.clone();
         context.note_error(&address.to_string(), &error);
-        if before.as_deref() != Some(error.to_string().as_str()) {
+        // What was whole of the stream becomes durable, and the head moves. That it fails is told by the next attempt.
+        let _ = appender.settle().await;
+        let advanced = context.log.head().map(|h| h.pos) != before;
+        let ended = Ended { state: error.state(), lived, advanced };
+        let text = Some(error.to_string());
+        if Supervision::is_news(&ended) || told.get(path) != Some(&text) {
             tracing::warn!(%address, state = error.state().name(), hint = error.hint(), "{error}");
         }
-        if progressed {
-            quick.reset();
-            slow.reset();
-            failures = 0;
+        if let Some(slot) = told.get_mut(path) {
+            *slot = text;
         }
-        failures += 1;
-        let other_path_left = failures % addresses.len() != 0;
-        let wait = match error.state() {
-            UpstreamState::Connecting if other_path_left => continue,
-            // The first attempt after a break is made at once: a server that restarts is back in an instant.
-            UpstreamState::Connecting if progressed => continue,
-            UpstreamState::Connecting => quick.next_wait(),
-            _ => slow.next_wait(),
-        };
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(supervision.ended(&ended)).await;
     }
 }

@@ -59,6 +59,17 @@ pub(super) fn plan(
             hint: format!("point [upstream] addresses at server {}; {RESET_HINT}", end.server_id),
         });
     }
+    if u32::try_from(end.pos.offset).is_err() {
+        return Err(StreamError::Refused {
+            cause: format!(
+                "the log ends at {}:{}, and places beyond 4 GiB can't be asked for",
+                end.upstream_file, end.pos.offset
+            ),
+            hint: format!(
+                "no file may grow that large (max_binlog_size is 1 GiB at most; one huge transaction can exceed it); {RESET_HINT}"
+            ),
+        });
+    }
     match &facts.gtid_at_head {
         Some(theirs) if *theirs == end.gtid => {
             Ok(Plan::Dump { file: end.upstream_file.clone(), position: end.pos.offset })
@@ -72,7 +83,7 @@ pub(super) fn plan(
         }),
         None if facts.gtid_binlog_pos.covers(&end.gtid) => Err(StreamError::Purged {
             cause: format!(
-                "the primary has purged {}, in which the log goes on at {}",
+                "the primary has no {} that reaches {}, where the log goes on: it was purged, or lost its end in a crash",
                 end.upstream_file, end.pos.offset
             ),
             hint: format!(
@@ -175,6 +186,13 @@ mod tests {
             matches!(&got, Err(StreamError::Purged { cause, .. }) if cause.contains("mysql-bin.000003")),
             "{got:?}"
         );
+    }
+
+    #[test]
+    fn a_place_that_the_protocol_cannot_name_is_told_as_that() {
+        let far = LogEnd { pos: LogPos { file: 3, offset: 1 << 32 }, ..end() };
+        let got = plan(9, &Start::Earliest, Some(&far), &facts(None, "0-1-70"));
+        assert!(matches!(&got, Err(StreamError::Refused { cause, .. }) if cause.contains("4294967296")), "{got:?}");
     }
 
     #[test]

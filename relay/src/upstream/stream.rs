@@ -28,15 +28,17 @@ use crate::config::{Ack, Address};
 use crate::log::{Appender, LogPos, OpenFile};
 use crate::net::Stream;
 
+/// For an answer that makes the primary read up to a whole binlog file.
+const READ_FILE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes asked of the network at a time.
 const READ_BYTES: usize = 512 * 1024;
 
-/// Runs one stream until it breaks. Sets `progressed` once the primary sends events.
+/// Runs one stream until it breaks. Sets `first_event` to when the primary began to send events.
 pub(super) async fn run(
     context: &Context,
     appender: &mut Appender,
     address: &Address,
-    progressed: &mut bool,
+    first_event: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, StreamError> {
     // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
     let head = appender.settle().await?;
@@ -76,7 +78,7 @@ pub(super) async fn run(
         server_id: facts.server.server_id,
         gate: acks.then(AckGate::default),
     };
-    reading.read(Ingest::new(start), progressed).await
+    reading.read(Ingest::new(start), first_event).await
 }
 
 struct Asked {
@@ -100,7 +102,8 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         Some(end) => {
             let sql =
                 format!("SELECT BINLOG_GTID_POS('{}',{})", end.upstream_file.replace(['\'', '\\'], ""), end.pos.offset);
-            client.value(&sql).await?.map(|text| position(Some(text))).transpose()?
+            // The primary reads the file up to there: from a cold disk that takes longer than other answers.
+            client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?
         }
         None => None,
     };
@@ -244,11 +247,10 @@ impl Reading<'_> {
     async fn read(
         mut self,
         mut ingest: Ingest,
-        progressed: &mut bool,
+        first_event: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, StreamError> {
         let semi_sync = self.gate.is_some();
         let mut deframer = EventDeframer::new(DeframerOptions { semi_sync, ..DeframerOptions::default() });
-        let mut streaming = false;
         let mut heads = self.context.log.subscribe();
         loop {
             let now = Micros::now();
@@ -257,10 +259,12 @@ impl Reading<'_> {
             // What was whole before an error is worth keeping.
             ingest.flush(now);
             self.perform(&mut ingest).await?;
+            let begins = first_event.is_none() && ingest.counts.events > 0;
+            if begins {
+                *first_event = Some(Instant::now());
+            }
             parsed?;
-            if !streaming && ingest.counts.events > 0 {
-                streaming = true;
-                *progressed = true;
+            if begins {
                 self.context.set_streaming(semi_sync);
             }
             self.count(&mut ingest);

@@ -1,12 +1,18 @@
 //! Asks the primary, over a connection of its own, how far it is: what it has and the relay has not yet is the upstream's lag.
+//!
+//! Owns `primary_gtid` and `behind_since` of the status; what they mean is decided by [`Behind`]. Promises: the head is followed also while
+//! the primary can't be asked, so that what was missing and has come does not count as missing for ever.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use baton_wire::gtid::mariadb::GtidList;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Context;
 use super::backoff::Backoff;
+use super::behind::Behind;
 use super::client::Client;
 use super::error::StreamError;
 use super::settings;
@@ -15,63 +21,86 @@ use crate::config::{Ack, Address};
 
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Semi-sync and settings are asked for each so many times.
-const SETTINGS_EVERY: u32 = 4;
+/// How often semi-sync and the settings that it needs are asked for.
+const SETTINGS_PERIOD: Duration = Duration::from_secs(2);
+/// How often at most, where the log keeps reaching what was due: asking costs the primary something.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+struct Watch<'a> {
+    context: &'a Context,
+    behind: Mutex<Behind>,
+    /// What was due has come.
+    reached: Notify,
+}
 
 /// Watches until dropped. A primary that can't be asked is not an error here: the stream's state tells that.
 pub(super) async fn run(context: &Context, addresses: &[Address]) {
-    let mut backoff = Backoff::new(PERIOD, Duration::from_secs(5));
-    let mut path = 0;
-    loop {
-        let Some(address) = addresses.get(path % addresses.len().max(1)) else { return std::future::pending().await };
-        if let Ok(client) = Client::connect(address, &context.login).await {
-            backoff.reset();
-            ask(context, client).await;
-        }
-        path += 1;
-        tokio::time::sleep(backoff.next_wait()).await;
-    }
+    let watch = Watch { context, behind: Mutex::default(), reached: Notify::new() };
+    tokio::join!(watch.follow(), watch.ask_all(addresses));
 }
 
-/// Asks until the connection breaks.
-async fn ask(context: &Context, mut client: Client) {
-    let mut heads = context.log.subscribe();
-    let mut due: Option<GtidList> = None;
-    let mut next = Instant::now();
-    let mut asked_times = 0_u32;
-    loop {
-        tokio::select! {
-            () = sleep_until(next) => {
-                next = Instant::now() + PERIOD;
-                if asked_times.is_multiple_of(SETTINGS_EVERY) && settings_of(context, &mut client).await.is_err() {
-                    return;
-                }
-                asked_times = asked_times.wrapping_add(1);
-                let asked = Micros::now();
-                let Ok(answer) = client.value("SELECT @@GLOBAL.gtid_binlog_pos").await else { return };
-                let Ok(position) = answer.clone().unwrap_or_default().parse::<GtidList>() else { return };
-                let behind = !has(context, &position);
-                context.status.send_modify(|s| {
-                    s.primary_gtid = answer;
-                    if behind && due.is_none() {
-                        s.behind_since = Some(asked);
-                    }
-                });
-                if behind && due.is_none() {
-                    due = Some(position);
-                }
-            }
-            changed = heads.changed(), if due.is_some() => {
-                if changed.is_err() {
-                    return;
-                }
-                if due.as_ref().is_some_and(|d| has(context, d)) {
-                    due = None;
-                    context.status.send_modify(|s| s.behind_since = None);
-                    next = Instant::now();
-                }
+impl Watch<'_> {
+    /// Follows the log's head.
+    async fn follow(&self) {
+        let mut heads = self.context.log.subscribe();
+        while heads.changed().await.is_ok() {
+            let reached = self.change(|behind| behind.moved(&self.head()));
+            if reached {
+                self.reached.notify_one();
             }
         }
+    }
+
+    /// Asks over one path after the other.
+    async fn ask_all(&self, addresses: &[Address]) {
+        let mut backoff = Backoff::new(PERIOD, Duration::from_secs(5));
+        for address in addresses.iter().cycle() {
+            if let Ok(client) = Client::connect(address, &self.context.login).await {
+                backoff.reset();
+                self.ask(client).await;
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Asks until the connection breaks.
+    async fn ask(&self, mut client: Client) {
+        let mut settings_due = Instant::now();
+        loop {
+            let asked = (Instant::now(), Micros::now());
+            if asked.0 >= settings_due {
+                settings_due = asked.0 + SETTINGS_PERIOD;
+                if settings_of(self.context, &mut client).await.is_err() {
+                    return;
+                }
+            }
+            let Ok(answer) = client.value("SELECT @@GLOBAL.gtid_binlog_pos").await else { return };
+            let Ok(position) = answer.clone().unwrap_or_default().parse::<GtidList>() else { return };
+            self.context.status.send_modify(|s| s.primary_gtid = answer);
+            self.change(|behind| behind.heard(&position, &self.head(), asked.1));
+            tokio::select! {
+                () = sleep_until(asked.0 + PERIOD) => {}
+                () = self.reached.notified() => sleep_until(asked.0 + SHORTEST).await,
+            }
+        }
+    }
+
+    /// Applies a step, and tells others if it changed something.
+    fn change<T>(&self, step: impl FnOnce(&mut Behind) -> T) -> T {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = step(&mut behind);
+        let since = behind.since();
+        drop(behind);
+        self.context.status.send_if_modified(|s| {
+            let changed = s.behind_since != since;
+            s.behind_since = since;
+            changed
+        });
+        result
+    }
+
+    fn head(&self) -> GtidList {
+        self.context.log.head().and_then(|h| h.gtid.mariadb().cloned()).unwrap_or_default()
     }
 }
 
@@ -93,9 +122,4 @@ async fn settings_of(context: &Context, client: &mut Client) -> Result<(), Strea
         changed
     });
     Ok(())
-}
-
-fn has(context: &Context, position: &GtidList) -> bool {
-    position.is_empty()
-        || context.log.head().and_then(|h| h.gtid.mariadb().map(|g| g.covers(position))).unwrap_or(false)
 }

@@ -75,6 +75,24 @@ async fn a_killed_relay_has_everything_that_was_at_its_head() {
 }
 
 #[tokio::test]
+async fn a_file_without_its_list_of_gtids_is_begun_again_for_nobody_knows_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_log, mut appender) = open_dir(dir.path());
+    let file = parse(1, fixture("mariadb-row-crc32.binlog"));
+    appender.open_file(spec(1)).await.unwrap();
+    let behind_format = file.boundaries[1] as usize;
+    for torn in [behind_format, behind_format + 10] {
+        let copy = copy_dir(dir.path());
+        append_to(copy.path(), &name(1), &file.data[4..torn]);
+        let (log, mut appender) = open_dir(copy.path());
+        assert_eq!((log.head(), log.status().damaged), (None, None));
+        assert_eq!(appender.settle().await.unwrap(), None);
+        feed(&mut appender, &file).await;
+        assert_eq!(read_all(&log, 1).await, file.data);
+    }
+}
+
+#[tokio::test]
 async fn a_torn_tail_is_cut_to_the_last_whole_transaction_and_counted() {
     for alg in [ChecksumAlg::Crc32, ChecksumAlg::None] {
         let dir = tempfile::tempdir().unwrap();

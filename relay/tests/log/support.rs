@@ -62,7 +62,8 @@ pub(crate) fn parse(number: u64, data: Vec<u8>) -> Parsed {
             }
             Mark::Outside | Mark::Inside => {}
         }
-        if !tracker.in_transaction() {
+        // What a file begins at is told by the event behind its format description.
+        if !tracker.in_transaction() && header.kind != EventKind::FORMAT_DESCRIPTION {
             out.wholes.insert(end as u64);
         }
         out.boundaries.push(end as u64);

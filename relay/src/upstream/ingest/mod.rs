@@ -308,8 +308,8 @@ impl Ingest {
         self.check_place(header)?;
         let mut own = bytes.to_vec();
         FormatDescription::clear_in_use(&mut own);
+        // Not whole before the list of GTIDs behind it: a log that ended in between would not know at which position it stands.
         self.push(&own);
-        self.whole = Some(self.offset);
         Ok(())
     }
 
@@ -369,9 +369,10 @@ impl Ingest {
             return Ok(());
         }
         match &self.gtid {
-            GtidPosition::MariaDb(ours) if *ours != position => Err(diverged_state(&position, ours)),
-            _ => Ok(()),
+            GtidPosition::MariaDb(ours) if !continues(ours, &position) => return Err(diverged_state(&position, ours)),
+            _ => self.gtid = GtidPosition::MariaDb(position),
         }
+        Ok(())
     }
 
     fn check_order(&self, id: &TransactionId) -> Result<(), StreamError> {
@@ -434,6 +435,12 @@ impl Ingest {
     pub(super) fn flavor(&self) -> Flavor {
         self.flavor
     }
+}
+
+/// Whether a file that begins at `theirs` can follow where the log stands at `ours`: the same in every domain, but for those that the
+/// primary has been told to forget (`FLUSH BINARY LOGS DELETE_DOMAIN_ID`).
+fn continues(ours: &GtidList, theirs: &GtidList) -> bool {
+    (ours.is_empty() || !theirs.is_empty()) && theirs.iter().all(|gtid| ours.get(gtid.domain) == Some(gtid))
 }
 
 fn diverged_state(theirs: &GtidList, ours: &GtidList) -> StreamError {

@@ -274,6 +274,54 @@ fn another_history_at_the_beginning_of_a_file_is_told() {
     assert!(matches!(&result, Err(StreamError::Diverged { cause, .. }) if cause.contains("0-2-77")), "{result:?}");
 }
 
+/// The list of GTIDs that stands behind `before`, the file's first event.
+fn gtid_list(before: &[u8], gtids: &str) -> Vec<u8> {
+    let list: GtidList = gtids.parse().expect("gtids");
+    let body = GtidListEvent { gtids: list.iter().collect(), flags: 0 }.body();
+    let log_pos = (4 + before.len() + HEADER_LEN + body.len() + 4) as u32;
+    let header = EventHeader { timestamp: 1, kind: EventKind::GTID_LIST, server_id: 1, size: 0, log_pos, flags: 0 };
+    build(header, &body, ChecksumAlg::Crc32)
+}
+
+#[test]
+fn the_next_file_begins_where_the_log_stands_but_for_domains_that_the_primary_was_told_to_forget() {
+    let file = fixture();
+    let format = events(&file)[0];
+    for (ours, theirs, fits) in [
+        ("0-1-77", "0-1-77", true),
+        ("0-1-77,5-1-9", "0-1-77,5-1-9", true),
+        ("0-1-77,5-1-9", "0-1-77", true),
+        ("", "", true),
+        ("0-1-77", "0-1-76", false),
+        ("0-1-77", "0-2-77", false),
+        ("0-1-77", "0-1-77,5-1-9", false),
+        ("0-1-77,5-1-9", "0-1-77,5-1-8", false),
+        ("0-1-77", "", false),
+        ("", "0-1-77", false),
+    ] {
+        let mut ingest = resumed(1000, ours);
+        feed(&mut ingest, &rotate(4, "mbin.000006")).expect("rotate");
+        feed(&mut ingest, format).expect("format");
+        let result = feed(&mut ingest, &gtid_list(format, theirs));
+        assert_eq!(result.is_ok(), fits, "'{ours}' then '{theirs}': {result:?}");
+        if fits {
+            assert_eq!(ingest.gtid.to_string(), theirs);
+        }
+    }
+}
+
+#[test]
+fn a_file_is_not_whole_before_the_list_of_gtids_says_where_it_stands() {
+    let file = fixture();
+    let all = events(&file);
+    let mut ingest = new_log();
+    feed(&mut ingest, &rotate(4, NAME)).expect("rotate");
+    feed(&mut ingest, all[0]).expect("format");
+    assert!(collect(&mut ingest).wholes.is_empty());
+    feed(&mut ingest, all[1]).expect("list of GTIDs");
+    assert_eq!(collect(&mut ingest).wholes, [(4 + all[0].len() + all[1].len()) as u64]);
+}
+
 #[test]
 fn a_reset_primary_does_not_overwrite_the_log() {
     let mut ingest = resumed(1000, "0-1-77");
