@@ -81,9 +81,12 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     let registry = Registry::new();
     let (upstream_status, upstream) = watch::channel(UpstreamStatus::default());
     let tracker = LagTracker::start(
-        Arc::new(LogHistory(Arc::clone(&log))),
-        Arc::clone(&registry),
-        upstream.clone(),
+        lag::LagSources {
+            history: Arc::new(LogHistory(Arc::clone(&log))),
+            registry: Arc::clone(&registry),
+            upstream: upstream.clone(),
+            metrics: Arc::clone(&metrics),
+        },
         lag::LagConfig {
             user: config.lag.user.clone(),
             password: Some(config.lag.password.clone()),

@@ -156,6 +156,20 @@ impl Sql {
         answer.map(drop)
     }
 
+    /// Sends any command and reads its answer: OK, or a result set.
+    pub fn command(&mut self, command: u8, body: &[u8]) -> Result<Answer> {
+        let answer = self.exchange(command, body);
+        self.broken |= answer.is_err();
+        answer.with_context(|| format!("in command {command:#04x}"))
+    }
+
+    /// Sends a command whose answer nobody reads, such as one that begins a stream. From then on the session is of no other use.
+    pub fn send(&mut self, command: u8, body: &[u8]) -> Result<()> {
+        self.sequence = 0;
+        self.broken = true;
+        self.write_packet(&[&[command], body].concat())
+    }
+
     fn login(&mut self, user: &str, password: &str) -> Result<()> {
         let greeting = self.read_packet()?;
         refuse_error(&greeting)?;

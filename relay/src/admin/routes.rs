@@ -110,7 +110,8 @@ async fn lag_of_one(
         let error = format!("the replica's name can't be read: {}", e.body_text());
         ApiError::new(StatusCode::BAD_REQUEST, error, "percent-encode the name as UTF-8")
     })?;
-    match app.view.lag_report().await.replicas.into_iter().find(|r| r.name == name) {
+    // Of an old and a new connection of the same server, the newest.
+    match app.view.lag_report().await.replicas.into_iter().rfind(|r| r.name == name) {
         Some(replica) => Ok(Json(replica)),
         None => {
             let error = format!("no replica is called {name:?}");

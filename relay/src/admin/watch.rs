@@ -27,6 +27,7 @@ use crate::clock::Micros;
 use crate::fanout::ReplicaState;
 use crate::lag::{HeadReport, LagReport};
 use crate::metrics::Metrics;
+use crate::upstream::UpstreamStatus;
 
 /// Lines queued for a watcher, at most.
 const QUEUED_LINES: usize = 256;
@@ -47,7 +48,7 @@ enum Line<'a> {
     Hello { cluster: &'a str, relay: &'a str, version: &'static str },
     /// The head moved, at most 20 times a second.
     Head { head: Option<HeadReport> },
-    /// The upstream's state changed.
+    /// The upstream's state changed. How far the primary is comes with the lag.
     Upstream { upstream: Upstream },
     /// Replicas attached, changed their state, or left.
     Replicas { replicas: Vec<Change> },
@@ -195,8 +196,8 @@ async fn run(app: &App, queue: &Queue) -> Result<(), Ended> {
     let (cluster, relay) = (app.options.cluster.as_str(), app.options.relay.as_str());
     queue.put(&Line::Hello { cluster, relay, version: env!("CARGO_PKG_VERSION") }, &metrics)?;
     queue.put(&Line::Head { head: head(view) }, &metrics)?;
-    let status = upstream.borrow_and_update().clone();
-    queue.put(&Line::Upstream { upstream: Upstream::new(status, Micros::now()) }, &metrics)?;
+    let mut told = upstream.borrow_and_update().clone();
+    queue.put(&Line::Upstream { upstream: Upstream::new(told.clone(), Micros::now()) }, &metrics)?;
     queue.put(&Line::Replicas { replicas: changes(app, &mut seen) }, &metrics)?;
 
     let mut next_head = Instant::now() + HEAD_GAP;
@@ -221,7 +222,10 @@ async fn run(app: &App, queue: &Queue) -> Result<(), Ended> {
             more = upstream.changed(), if upstream_live => {
                 upstream_live = more.is_ok();
                 let status = upstream.borrow_and_update().clone();
-                queue.put(&Line::Upstream { upstream: Upstream::new(status, Micros::now()) }, &metrics)?;
+                if !same_stream(&status, &told) {
+                    told = status;
+                    queue.put(&Line::Upstream { upstream: Upstream::new(told.clone(), Micros::now()) }, &metrics)?;
+                }
             }
             _ = attendance.changed() => look = true,
             _ = scan.tick() => look = true,
@@ -237,6 +241,12 @@ async fn run(app: &App, queue: &Queue) -> Result<(), Ended> {
             }
         }
     }
+}
+
+/// Whether only what moves all the time is different: how far the primary is.
+fn same_stream(a: &UpstreamStatus, b: &UpstreamStatus) -> bool {
+    let moving = UpstreamStatus { behind_since: b.behind_since, primary_gtid: b.primary_gtid.clone(), ..a.clone() };
+    moving == *b
 }
 
 /// What is different from `seen` (connection -> state), which is brought up to date.

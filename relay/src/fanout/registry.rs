@@ -3,7 +3,7 @@
 //! Owns the list and its bounds. A replica that left stays listed as `gone`, so that its silence is visible; the oldest such entries are
 //! dropped beyond [`MAX_GONE`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -261,19 +261,23 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// Everyone with the name by which the lag endpoint knows it: its `report_host`, else `server-<id>`; where two share
+    /// Everyone with the name by which the lag endpoint knows it: its `report_host`, else `server-<id>`; where two servers share
     /// one, `:port` is appended.
     pub fn named(&self) -> Vec<(String, Arc<Replica>)> {
         let all = self.list();
-        let base: Vec<String> = all.iter().map(|r| base_name(&r.identity)).collect();
-        all.iter()
-            .enumerate()
-            .map(|(i, r)| {
-                let shared = base.iter().enumerate().any(|(j, b)| j != i && *b == base[i]);
-                let name = if shared { format!("{}:{}", base[i], r.identity.report_port) } else { base[i].clone() };
-                (name, Arc::clone(r))
-            })
-            .collect()
+        // A server that attaches anew shares its name with its older connection, not with another server.
+        let mut owners: HashMap<String, Option<u32>> = HashMap::new();
+        for replica in &all {
+            let id = replica.identity.server_id;
+            let owner = owners.entry(base_name(&replica.identity)).or_insert(Some(id));
+            *owner = owner.filter(|known| *known == id);
+        }
+        let name = |identity: &ReplicaIdentity| {
+            let base = base_name(identity);
+            let shared = owners.get(&base).is_some_and(Option::is_none);
+            if shared { format!("{base}:{}", identity.report_port) } else { base }
+        };
+        all.iter().map(|replica| (name(&replica.identity), Arc::clone(replica))).collect()
     }
 
     fn notify(&self) {
@@ -291,4 +295,41 @@ fn base_name(identity: &ReplicaIdentity) -> String {
 
 fn same_server(a: &ReplicaIdentity, b: &ReplicaIdentity) -> bool {
     (a.server_id != 0 && a.server_id == b.server_id) || (a.uuid.is_some() && a.uuid == b.uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attach(registry: &Registry, server_id: u32, host: &str, port: u16, connection: u32) -> Arc<Replica> {
+        let identity = ReplicaIdentity {
+            connection,
+            server_id,
+            uuid: None,
+            report_host: host.to_owned(),
+            report_port: port,
+            user: "repl".to_owned(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 50_000)),
+            registered: true,
+        };
+        registry.attach(identity, CancellationToken::new()).0
+    }
+
+    fn names(registry: &Registry) -> Vec<String> {
+        registry.named().into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_name_is_the_report_host_and_gets_the_port_only_where_two_servers_share_it() {
+        let registry = Registry::new();
+        attach(&registry, 2, "db", 3306, 1);
+        attach(&registry, 3, "", 3306, 2);
+        attach(&registry, 4, "other", 3306, 3);
+        assert_eq!(names(&registry), ["db", "server-3", "other"]);
+        // The same server on a new connection, while the old one has not ended yet.
+        attach(&registry, 2, "db", 3306, 4);
+        assert_eq!(names(&registry), ["db", "server-3", "other", "db"]);
+        attach(&registry, 5, "db", 3307, 5);
+        assert_eq!(names(&registry), ["db:3306", "server-3", "other", "db:3306", "db:3307"]);
+    }
 }

@@ -1,4 +1,7 @@
 //! Lag figures and the bottleneck, from what is known at a moment. Pure: time comes in as an argument.
+//!
+//! A figure tells what was missing *when that was looked at*: for what was applied, when the replica was asked. Only where a look is
+//! overdue does what has arrived since count as missing too. Either way a figure is wrong by the look's age and 20 ms at most.
 
 use std::time::Duration;
 
@@ -10,8 +13,12 @@ use crate::lag::report::{AppliedReport, Bottleneck, ReceivedReport};
 use crate::lag::sample::{Sample, ThreadState, Threads};
 use crate::log::{LogPos, Place};
 
-/// A replica that takes nothing of what waits for it for this long is held back by the network.
+/// A replica that takes nothing of what waits for it, or leaves a question unanswered, for this long is held back by the network.
 pub(super) const STALLED: Duration = Duration::from_millis(200);
+/// What arrived less than this before the replica was asked is on its way to be applied: no lag yet.
+pub(super) const APPLYING: Duration = Duration::from_millis(20);
+/// What arrived less than this ago is on its way to be sent: no lag yet. With the time for which a report is shared, 20 ms.
+pub(super) const SENDING: Duration = Duration::from_millis(10);
 /// Distance between two files of the log whose sizes are not at hand: enough that more files are always farther.
 const FILE_DISTANCE: u64 = 1 << 40;
 
@@ -20,31 +27,92 @@ pub(super) fn place_missing_nothing(pos: LogPos, gtid: &GtidPosition) -> Place {
     Place { pos, gtid: gtid.clone(), missing_transactions: 0, missing_bytes: 0, oldest_missing: None }
 }
 
+/// What somebody lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Missing {
+    pub(super) transactions: u64,
+    /// Bytes of log from the first of them to the end.
+    pub(super) bytes: u64,
+    /// When the first of them arrived; `None` if nothing is missing.
+    pub(super) oldest: Option<Micros>,
+}
+
+impl Missing {
+    const NOTHING: Self = Self { transactions: 0, bytes: 0, oldest: None };
+
+    /// All that lies behind a place.
+    fn behind(place: &Place) -> Self {
+        match place.oldest_missing.filter(|_| place.missing_transactions > 0) {
+            Some(oldest) => {
+                Self { transactions: place.missing_transactions, bytes: place.missing_bytes, oldest: Some(oldest) }
+            }
+            None => Self::NOTHING,
+        }
+    }
+
+    /// Its age in milliseconds; 0 if nothing is missing.
+    fn millis(self, now: Micros) -> u64 {
+        self.oldest.map_or(0, |arrived| now.millis_since(arrived))
+    }
+}
+
+/// What was not sent at `now`, when `sent` was looked at.
+pub(super) fn unsent(sent: &Place, now: Micros) -> Missing {
+    let all = Missing::behind(sent);
+    let lags = all.oldest.is_some_and(|arrived| is_older(arrived, now, SENDING));
+    if lags { all } else { Missing::NOTHING }
+}
+
+/// What was not applied. `applied` is where the sample's position stands now. `since` is where the log ended when the replica was asked,
+/// seen from now: what lies behind it has arrived since; `None` if that can't be told any more. A sample is overdue when something
+/// arrived and it was not followed by another within `due`.
+pub(super) fn unapplied(
+    sample: &Sample,
+    applied: &Place,
+    since: Option<&Place>,
+    due: Duration,
+    now: Micros,
+) -> Missing {
+    let all = Missing::behind(applied);
+    let (Some(oldest), Some(since)) = (all.oldest, since) else { return all };
+    let overdue = |arrived: Micros| is_older(arrived.max(sample.taken_at), now, due);
+    if since.oldest_missing.is_some_and(overdue) {
+        return all;
+    }
+    if applied.pos >= since.pos || !is_older(oldest, sample.taken_at, APPLYING) {
+        return Missing::NOTHING;
+    }
+    Missing {
+        // At least the oldest one: the two places may have been looked up an instant apart.
+        transactions: all.transactions.saturating_sub(since.missing_transactions).max(1),
+        bytes: all.bytes.saturating_sub(since.missing_bytes),
+        oldest: Some(oldest),
+    }
+}
+
+fn is_older(moment: Micros, now: Micros, age: Duration) -> bool {
+    i128::from(now.0) - i128::from(moment.0) > age.as_micros().cast_signed()
+}
+
 /// Head against what was sent.
-pub(super) fn received(sent: &Place, now: Micros) -> ReceivedReport {
+pub(super) fn received(sent: &Place, missing: Missing, now: Micros) -> ReceivedReport {
     ReceivedReport {
         gtid: sent.gtid.to_string(),
-        lag_transactions: sent.missing_transactions,
-        lag_bytes: sent.missing_bytes,
-        lag_ms: missing_for(sent, now),
+        lag_transactions: missing.transactions,
+        lag_bytes: missing.bytes,
+        lag_ms: missing.millis(now),
     }
 }
 
-/// Head against what was applied when the sample was taken. `place` is where the sample's position stands *now*: what arrived
-/// since the sample counts as missing, so that the figures are wrong by the sample's age at most.
-pub(super) fn applied(sample: &Sample, place: &Place, now: Micros) -> AppliedReport {
+/// Head against what was applied.
+pub(super) fn applied(sample: &Sample, missing: Missing, now: Micros) -> AppliedReport {
     AppliedReport {
         gtid: sample.gtid.to_string(),
-        lag_transactions: place.missing_transactions,
-        lag_bytes: place.missing_bytes,
-        lag_ms: missing_for(place, now),
+        lag_transactions: missing.transactions,
+        lag_bytes: missing.bytes,
+        lag_ms: missing.millis(now),
         age_ms: now.millis_since(sample.taken_at),
     }
-}
-
-/// Age of the oldest missing transaction in milliseconds; 0 if none is missing.
-fn missing_for(place: &Place, now: Micros) -> u64 {
-    place.oldest_missing.map_or(0, |arrived| now.millis_since(arrived))
 }
 
 /// What is known of a replica.
@@ -56,12 +124,14 @@ pub(super) struct View<'a> {
     pub(super) stream_since: Micros,
     /// The error that the stream ended with.
     pub(super) stream_error: Option<&'a str>,
-    /// Where what was sent ends.
-    pub(super) sent: Option<&'a Place>,
+    /// What was not sent.
+    pub(super) unsent: Option<Missing>,
     /// When more was last seen to be taken.
     pub(super) sent_moved: Option<Micros>,
-    /// The last sample, and where its position stands now.
-    pub(super) sample: Option<(&'a Sample, &'a Place)>,
+    /// What was not applied.
+    pub(super) unapplied: Option<Missing>,
+    /// Since when it leaves a question unanswered.
+    pub(super) silent_since: Option<Micros>,
     /// The threads, as last asked.
     pub(super) threads: Option<&'a Threads>,
     /// Why it can't be asked.
@@ -122,31 +192,27 @@ fn io_state(view: &View<'_>, threads: &Threads) -> ThreadState {
 
 /// Where the larger part of what is missing waits: before the network, in it, or behind it.
 fn lagging(view: &View<'_>) -> Option<Bottleneck> {
-    let unsent = view.sent.map_or(0, |p| p.missing_bytes);
-    let unapplied = view.sample.map_or(0, |(_, p)| p.missing_bytes);
-    let lags = view.sent.is_some_and(|p| p.missing_transactions > 0)
-        || view.sample.is_some_and(|(_, p)| p.missing_transactions > 0);
-    if !lags {
+    let (unsent, unapplied) = (view.unsent.unwrap_or_default(), view.unapplied.unwrap_or_default());
+    if unsent.transactions == 0 && unapplied.transactions == 0 {
         return None;
     }
-    if unsent > 0 && unsent >= unapplied.saturating_sub(unsent) {
-        return Some(if is_stalled(view) { Bottleneck::Network } else { Bottleneck::Receive });
+    if unsent.transactions > 0 && unsent.bytes >= unapplied.bytes.saturating_sub(unsent.bytes) {
+        let waits_since = view.sent_moved.max(unsent.oldest);
+        return Some(if is_stalled(waits_since, view.now) { Bottleneck::Network } else { Bottleneck::Receive });
     }
-    let sent_then = view.sample.and_then(|(s, _)| s.sent);
-    if let (Some(sent), Some(threads)) = (sent_then, view.threads) {
-        if let (Some(received), Some(applied)) = (threads.received, threads.applied) {
-            if distance(received, sent) > distance(applied, received) {
-                return Some(Bottleneck::Receive);
-            }
+    if is_stalled(view.silent_since, view.now) {
+        return Some(Bottleneck::Network);
+    }
+    if let Some(Threads { sent: Some(sent), received: Some(received), applied: Some(applied), .. }) = view.threads {
+        if distance(*received, *sent) > distance(*applied, *received) {
+            return Some(Bottleneck::Receive);
         }
     }
     Some(Bottleneck::Apply)
 }
 
-fn is_stalled(view: &View<'_>) -> bool {
-    let Some(waiting_since) = view.sent.and_then(|p| p.oldest_missing) else { return false };
-    let Some(moved) = view.sent_moved else { return false };
-    u128::from(view.now.millis_since(moved.max(waiting_since))) >= STALLED.as_millis()
+fn is_stalled(since: Option<Micros>, now: Micros) -> bool {
+    since.is_some_and(|since| is_older(since, now, STALLED))
 }
 
 /// Bytes from one position to a later one, 0 if it is not later; a guess where files lie between.
@@ -161,188 +227,4 @@ fn distance(from: LogPos, to: LogPos) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Micros = Micros(1_000_000_000);
-
-    fn ago(ms: i64) -> Micros {
-        Micros(NOW.0 - ms * 1000)
-    }
-
-    fn gtid(text: &str) -> GtidPosition {
-        GtidPosition::MariaDb(text.parse().unwrap())
-    }
-
-    fn place(transactions: u64, bytes: u64, oldest_ms: Option<i64>) -> Place {
-        Place {
-            pos: LogPos { file: 1, offset: 10_000 - bytes },
-            gtid: gtid("0-1-10"),
-            missing_transactions: transactions,
-            missing_bytes: bytes,
-            oldest_missing: oldest_ms.map(ago),
-        }
-    }
-
-    fn sample(age_ms: i64, sent: u64) -> Sample {
-        Sample { gtid: gtid("0-1-10"), taken_at: ago(age_ms), sent: Some(LogPos { file: 1, offset: sent }) }
-    }
-
-    fn threads() -> Threads {
-        Threads {
-            taken_at: ago(50),
-            io: ThreadState::Running,
-            sql: ThreadState::Running,
-            io_error: None,
-            sql_error: None,
-            delay: Duration::ZERO,
-            received: None,
-            applied: None,
-        }
-    }
-
-    fn view<'a>(sent: Option<&'a Place>, sample: Option<(&'a Sample, &'a Place)>) -> View<'a> {
-        View {
-            stream: ReplicaState::Streaming,
-            stream_since: ago(60_000),
-            stream_error: None,
-            sent,
-            sent_moved: Some(ago(10)),
-            sample,
-            threads: None,
-            asking: None,
-            now: NOW,
-        }
-    }
-
-    #[test]
-    fn lag_is_the_age_of_the_oldest_missing_transaction_and_0_at_the_head() {
-        // (missing transactions, bytes, oldest arrived ms ago) -> lag_ms
-        for (transactions, bytes, oldest, expected) in [
-            (0, 0, None, 0),
-            (1, 300, Some(0), 0),
-            (11, 5120, Some(37), 37),
-            (1, 1, Some(86_400_000), 86_400_000), // the primary is dead for a day: lag keeps growing
-        ] {
-            let place = place(transactions, bytes, oldest);
-            let report = received(&place, NOW);
-            assert_eq!((report.lag_transactions, report.lag_bytes, report.lag_ms), (transactions, bytes, expected));
-            let report = applied(&sample(12, 0), &place, NOW);
-            assert_eq!((report.lag_transactions, report.lag_bytes, report.lag_ms), (transactions, bytes, expected));
-            assert_eq!((report.age_ms, report.gtid.as_str()), (12, "0-1-10"));
-        }
-    }
-
-    #[test]
-    fn a_transaction_that_arrives_later_than_now_is_not_negative_lag() {
-        assert_eq!(received(&place(1, 1, Some(-5)), NOW).lag_ms, 0);
-    }
-
-    #[test]
-    fn the_bottleneck_is_where_most_of_what_is_missing_waits() {
-        let none = place(0, 0, None);
-        // (unsent place, applied place, last taken ms ago) -> bottleneck
-        let table = [
-            (none.clone(), Some(none.clone()), 0, None),
-            (none.clone(), None, 0, None),
-            (none.clone(), Some(place(5, 900, Some(40))), 0, Some(Bottleneck::Apply)),
-            (place(1, 100, Some(2)), Some(place(90, 9000, Some(400))), 0, Some(Bottleneck::Apply)),
-            (place(50, 5000, Some(400)), Some(place(60, 6000, Some(400))), 10, Some(Bottleneck::Receive)),
-            (place(50, 5000, Some(400)), Some(place(60, 6000, Some(400))), 250, Some(Bottleneck::Network)),
-            (place(50, 5000, Some(400)), None, 250, Some(Bottleneck::Network)),
-            // Nothing was taken for long, but then there was nothing to take until 5 ms ago.
-            (place(1, 100, Some(5)), Some(place(1, 100, Some(5))), 60_000, Some(Bottleneck::Receive)),
-        ];
-        for (sent, applied, moved_ms, expected) in table {
-            let sample = sample(20, 10_000 - sent.missing_bytes);
-            let applied = applied.as_ref().map(|p| (&sample, p));
-            let view = View { sent_moved: Some(ago(moved_ms)), ..view(Some(&sent), applied) };
-            assert_eq!(bottleneck(&view), (expected, None), "{sent:?} {applied:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_sent_but_not_received_is_the_receiving_threads() {
-        let (sent, missing, sample) = (place(0, 0, None), place(9, 900, Some(40)), sample(20, 10_000));
-        let at = |file, offset| Some(LogPos { file, offset });
-        // (received, applied) by the threads; 1:10000 was sent
-        let table = [
-            (at(1, 9_100), at(1, 9_100), Bottleneck::Receive),
-            (at(1, 9_900), at(1, 9_100), Bottleneck::Apply),
-            (at(1, 10_000), at(1, 9_100), Bottleneck::Apply),
-            (at(0, 9_000), at(0, 10), Bottleneck::Receive),
-            (at(1, 20), at(0, 10), Bottleneck::Apply),
-            (at(1, 11_000), at(1, 10_500), Bottleneck::Apply), // asked a little later than the sample
-            (None, None, Bottleneck::Apply),
-        ];
-        for (received, applied, expected) in table {
-            let threads = Threads { received, applied, ..threads() };
-            let view = View { threads: Some(&threads), ..view(Some(&sent), Some((&sample, &missing))) };
-            assert_eq!(bottleneck(&view).0, Some(expected), "{received:?} {applied:?}");
-        }
-    }
-
-    #[test]
-    fn a_replica_that_left_or_whose_threads_stopped_is_stopped_even_at_the_head() {
-        let none = place(0, 0, None);
-        let sample = sample(20, 10_000);
-        for (stream, io, sql) in [
-            (ReplicaState::Gone, ThreadState::Running, ThreadState::Running),
-            (ReplicaState::Stopped, ThreadState::Running, ThreadState::Running),
-            (ReplicaState::Streaming, ThreadState::Stopped, ThreadState::Running),
-            (ReplicaState::Streaming, ThreadState::Running, ThreadState::Stopped),
-        ] {
-            let threads = Threads { io, sql, ..threads() };
-            let view = View { stream, threads: Some(&threads), ..view(Some(&none), Some((&sample, &none))) };
-            assert_eq!(bottleneck(&view), (Some(Bottleneck::Stopped), None), "{stream:?} {io:?} {sql:?}");
-        }
-    }
-
-    #[test]
-    fn an_error_is_told_with_its_text_and_before_anything_else() {
-        let missing = place(5, 500, Some(900));
-        let failed = Threads {
-            sql: ThreadState::Stopped,
-            sql_error: Some("1062 Duplicate entry '1'".into()),
-            io: ThreadState::Connecting,
-            io_error: Some("2003 can't connect".into()),
-            ..threads()
-        };
-        let sql = View { threads: Some(&failed), stream: ReplicaState::Gone, ..view(Some(&missing), None) };
-        let text = Some("its applying thread stopped: 1062 Duplicate entry '1'".to_owned());
-        assert_eq!(bottleneck(&sql), (Some(Bottleneck::Error), text));
-
-        let failed = Threads { sql: ThreadState::Running, sql_error: None, ..failed.clone() };
-        let io = View { threads: Some(&failed), ..sql.clone() };
-        let text = Some("its receiving thread stopped: 2003 can't connect".to_owned());
-        assert_eq!(bottleneck(&io), (Some(Bottleneck::Error), text));
-
-        let purged = View { stream: ReplicaState::Stopped, stream_error: Some("1236 purged"), ..io };
-        assert_eq!(bottleneck(&purged), (Some(Bottleneck::Error), Some("1236 purged".to_owned())));
-    }
-
-    #[test]
-    fn an_answer_from_before_it_attached_says_nothing_about_its_receiving_thread() {
-        let none = place(0, 0, None);
-        let old = Threads {
-            taken_at: ago(70_000),
-            io: ThreadState::Connecting,
-            io_error: Some("2003 can't connect".into()),
-            ..threads()
-        };
-        let view = View { threads: Some(&old), ..view(Some(&none), None) };
-        assert_eq!(bottleneck(&view), (None, None));
-    }
-
-    #[test]
-    fn why_it_cannot_be_asked_and_a_delay_on_purpose_are_told() {
-        let (none, missing) = (place(0, 0, None), place(5, 500, Some(900)));
-        let view = View { asking: Some("connection refused"), ..view(Some(&none), None) };
-        assert_eq!(bottleneck(&view), (None, Some("connection refused".to_owned())));
-
-        let (sample, delayed) = (sample(5, 10_000), Threads { delay: Duration::from_secs(3600), ..threads() });
-        let view = View { asking: None, threads: Some(&delayed), sample: Some((&sample, &missing)), ..view };
-        let text = Some("its replication is delayed on purpose by 3600 s".to_owned());
-        assert_eq!(bottleneck(&view), (Some(Bottleneck::Apply), text));
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,17 +17,16 @@ use crate::clock::Micros;
 use crate::fanout::{Replica, ReplicaState};
 use crate::lag::history::History;
 use crate::lag::pool::{Pool, Slot};
-use crate::lag::sample::{Sample, SampleError, Sampler, Session, ThreadState};
+use crate::lag::sample::{Sample, SampleError, Sampler, Session, ThreadState, Threads};
 use crate::lag::schedule::{Backoff, Pace, ThreadsDue, threads_due};
 use crate::lag::server::Server;
 use crate::log::Head;
+use crate::metrics::Metrics;
 
 /// Time to connect and log in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How far from a question's beginning its answer may be dated, in microseconds: what the figures promise beyond a sample's age.
-const MIDDLE_MAX: i64 = 20_000;
 /// `SHOW SLAVE STATUS` can hang behind a `STOP SLAVE`: after that it is left alone for this long.
 const THREADS_PAUSE: Duration = Duration::from_secs(10);
 /// Pause before a replica that came back is tried again.
@@ -48,15 +48,33 @@ pub(super) struct Poller<S> {
     pub(super) poll_min: Duration,
     /// Time between two questions while it idles, at most.
     pub(super) poll_max: Duration,
+    /// Counts questions and sessions.
+    pub(super) metrics: Arc<Metrics>,
     /// Ends the poller.
     pub(super) cancel: CancellationToken,
+}
+
+/// Counts a session for as long as it is open.
+struct OpenSession(IntGauge);
+
+impl OpenSession {
+    fn new(sessions: &IntGauge) -> Self {
+        sessions.inc();
+        Self(sessions.clone())
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Why a session ended.
 enum Left {
     /// It is not needed any more, or others need it more.
     Done,
-    Failed(String),
+    Failed(SampleError),
 }
 
 /// What outlives a session.
@@ -93,7 +111,7 @@ impl<S: Sampler> Poller<S> {
         }
         let Some(Some(slot)) = self.unless_cancelled(self.slot()).await else { return };
         let Left::Failed(why) = self.session(slot, memory).await else { return };
-        self.failed(why);
+        self.failed(&why);
         let wait = memory.backoff.failed(rand::random());
         let pause = async {
             tokio::select! {
@@ -125,12 +143,17 @@ impl<S: Sampler> Poller<S> {
     /// One session, from connecting to closing. The slot is free again when this returns.
     async fn session(&self, mut slot: Slot, memory: &mut Memory) -> Left {
         let target = self.server.address;
+        self.server.asking(Micros::now());
         let connecting = bounded(CONNECT_TIMEOUT, self.sampler.connect(target));
         let mut session = match self.unless_cancelled(connecting).await {
             Some(Ok(session)) => session,
-            Some(Err(error)) => return Left::Failed(error.to_string()),
+            Some(Err(error)) => {
+                self.metrics.lag_polls.inc();
+                return Left::Failed(error);
+            }
             None => return Left::Done,
         };
+        let _counted = OpenSession::new(&self.metrics.lag_sessions);
         let left = self.unless_cancelled(self.questions(&mut session, &mut slot, memory)).await;
         session.close().await;
         left.unwrap_or(Left::Done)
@@ -171,26 +194,25 @@ impl<S: Sampler> Poller<S> {
         session: &mut S::Session,
         replica: &Replica,
         head: Option<&Head>,
-    ) -> Result<(bool, bool), String> {
-        let before = Micros::now();
-        let sent = replica.sent();
-        self.server.saw_sent(sent, before);
+    ) -> Result<(bool, bool), SampleError> {
+        let taken_at = Micros::now();
+        self.server.saw_sent(replica.sent(), taken_at);
+        self.server.asking(taken_at);
+        self.metrics.lag_polls.inc();
         match bounded(ANSWER_TIMEOUT, session.position()).await {
             Ok(gtid) => {
-                let after = Micros::now();
-                // The middle; of a late answer the beginning, so that the age never claims to be better than it is.
-                let taken_at = Micros(before.0 + ((after.0 - before.0) / 2).min(MIDDLE_MAX));
                 let behind = head.is_some_and(|h| !gtid.covers(&h.gtid));
                 if self.server.observed().position_error.is_some() {
                     tracing::info!(replica = %self.server.address, "the replica answers what it has applied");
                 }
-                Ok((behind, self.server.sampled(Sample { gtid, taken_at, sent })))
+                let head = head.map(|h| h.pos);
+                Ok((behind, self.server.sampled(Sample { gtid, taken_at, head })))
             }
-            Err(SampleError::Refused(why)) => {
-                self.failed(why);
+            Err(why @ SampleError::Refused(_)) => {
+                self.failed(&why);
                 Ok((false, true))
             }
-            Err(SampleError::Broken(why)) => Err(why),
+            Err(why) => Err(why),
         }
     }
 
@@ -201,7 +223,7 @@ impl<S: Sampler> Poller<S> {
         memory: &mut Memory,
         behind: bool,
         unmoved: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), SampleError> {
         let known = self.server.observed().threads;
         let unwell = known.is_some_and(|t| t.io != ThreadState::Running || t.sql != ThreadState::Running);
         let due = ThreadsDue {
@@ -215,27 +237,29 @@ impl<S: Sampler> Poller<S> {
             return Ok(());
         }
         memory.threads_asked = Some(now);
-        let before = Micros::now();
+        let (taken_at, sent) = (Micros::now(), self.server.replica().sent());
+        self.server.asking(taken_at);
         match bounded(ANSWER_TIMEOUT, session.threads()).await {
             Ok(threads) => {
-                self.server.threads(Ok(threads.map(|mut t| {
-                    t.taken_at = before;
-                    t
-                })));
+                self.server.threads(Ok(threads.map(|t| Threads { taken_at, sent, ..t })));
                 Ok(())
             }
             Err(SampleError::Refused(why)) => {
                 self.server.threads(Err(format!("its replication threads can't be asked: {why}")));
                 Ok(())
             }
-            Err(SampleError::Broken(why)) => {
+            Err(why) => {
                 memory.threads_not_before = Some(now + THREADS_PAUSE);
                 Err(why)
             }
         }
     }
 
-    fn failed(&self, why: String) {
+    fn failed(&self, why: &SampleError) {
+        self.metrics.lag_poll_errors.inc();
+        if matches!(why, SampleError::Refused(_)) {
+            self.server.answered();
+        }
         let target: SocketAddr = self.server.address;
         let text = format!("{target} can't be asked what it has applied: {why}");
         if self.server.position_failed(text) {

@@ -17,6 +17,26 @@ pub struct LagReport {
     pub replicas: Vec<ReplicaReport>,
 }
 
+impl LagReport {
+    /// The same, told so many milliseconds later.
+    pub(super) fn later_by(&self, ms: u64) -> Self {
+        let mut report = self.clone();
+        let lag = |transactions: u64, lag_ms: &mut u64| *lag_ms += if transactions > 0 { ms } else { 0 };
+        report.upstream.lag_ms += if report.upstream.lag_ms > 0 { ms } else { 0 };
+        for replica in &mut report.replicas {
+            replica.state_ms += ms;
+            if let Some(received) = &mut replica.received {
+                lag(received.lag_transactions, &mut received.lag_ms);
+            }
+            if let Some(applied) = &mut replica.applied {
+                applied.age_ms += ms;
+                lag(applied.lag_transactions, &mut applied.lag_ms);
+            }
+        }
+        report
+    }
+}
+
 /// The last complete transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeadReport {
@@ -66,29 +86,30 @@ pub struct ReplicaReport {
     pub error: Option<String>,
 }
 
-/// Head against what was sent.
+/// Head against what was sent. What arrived in the last milliseconds and is just being sent is no lag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReceivedReport {
     /// Full GTID position.
     pub gtid: String,
-    /// Transactions behind the head.
+    /// Transactions not sent.
     pub lag_transactions: u64,
-    /// Bytes of log behind the head.
+    /// Bytes of log from the first of them to the head.
     pub lag_bytes: u64,
     /// Age of the oldest transaction not yet sent, in milliseconds.
     pub lag_ms: u64,
 }
 
-/// Head against what was applied.
+/// What was applied against what the log held when the replica was asked; against the head, once the next sample is overdue (the
+/// replica hangs or can't be asked any more). What arrived in the 20 ms before the sample and is just being applied is no lag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AppliedReport {
     /// Full GTID position.
     pub gtid: String,
-    /// Transactions behind the head.
+    /// Transactions not applied.
     pub lag_transactions: u64,
-    /// Bytes of log behind the head.
+    /// Bytes of log from the first of them to the end.
     pub lag_bytes: u64,
-    /// Age of the oldest transaction not yet applied, in milliseconds.
+    /// Age, now, of the oldest transaction not applied, in milliseconds.
     pub lag_ms: u64,
     /// Age of the sample, in milliseconds: the error of the figures is at most this plus 20 ms.
     pub age_ms: u64,

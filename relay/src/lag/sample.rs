@@ -15,10 +15,10 @@ use crate::log::LogPos;
 pub(super) struct Sample {
     /// Its applied position.
     pub(super) gtid: GtidPosition,
-    /// The middle between question and answer, at most 20 ms behind the question.
+    /// When the question went out: the answer is no older than that.
     pub(super) taken_at: Micros,
-    /// Up to where the relay had sent when the question went out.
-    pub(super) sent: Option<LogPos>,
+    /// The log's end at that moment; `None` if it was empty.
+    pub(super) head: Option<LogPos>,
 }
 
 /// A replication thread.
@@ -37,6 +37,8 @@ pub(super) enum ThreadState {
 pub(super) struct Threads {
     /// When they were asked.
     pub(super) taken_at: Micros,
+    /// Up to where the relay had sent at that moment.
+    pub(super) sent: Option<LogPos>,
     /// The thread that receives.
     pub(super) io: ThreadState,
     /// The thread that applies.
@@ -56,10 +58,10 @@ pub(super) struct Threads {
 /// Why a replica could not be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum SampleError {
-    /// The session is lost, or could not be set up.
+    /// The server can't be reached, or the session is lost.
     #[error("{0}")]
     Broken(String),
-    /// The session lives, the question was refused: asking again at once is of no use.
+    /// The server refuses the login or the question: asking again at once is of no use.
     #[error("{0}")]
     Refused(String),
 }
@@ -69,7 +71,8 @@ pub(super) trait Sampler: Send + Sync + 'static {
     /// A kept session.
     type Session: Session + 'static;
 
-    /// Connects and logs in. The caller bounds the time.
+    /// Connects and logs in. The caller bounds the time. A server that says no is [`SampleError::Refused`], one that can't be reached
+    /// [`SampleError::Broken`].
     fn connect(&self, target: SocketAddr) -> impl Future<Output = Result<Self::Session, SampleError>> + Send;
 }
 
@@ -78,7 +81,8 @@ pub(super) trait Session: Send {
     /// The applied position: one round trip.
     fn position(&mut self) -> impl Future<Output = Result<GtidPosition, SampleError>> + Send;
 
-    /// The state of the threads; `None` if the server is nobody's replica. One round trip. `taken_at` is the caller's to set.
+    /// The state of the threads; `None` if the server is nobody's replica. One round trip. `taken_at` and
+    /// `sent` are the caller's to set.
     fn threads(&mut self) -> impl Future<Output = Result<Option<Threads>, SampleError>> + Send;
 
     /// Ends the session, waiting for nobody.

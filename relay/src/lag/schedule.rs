@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// First question after a new head: a replica that keeps up has applied it by then.
 const QUICK: Duration = Duration::from_millis(2);
+/// Room for an answer to come before its sample is overdue.
+const ANSWER: Duration = Duration::from_millis(100);
 /// Longest pause between attempts to reach a replica.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -56,6 +58,12 @@ impl Pace {
         self.burst = Some(QUICK * 2);
         QUICK.min(self.min)
     }
+}
+
+/// How long after something new arrived (or after the last sample, if that was later) the next sample is there, with room for a slow
+/// answer: when it is not, the poller fails, hangs or has no session.
+pub(super) fn overdue_after(poll_min: Duration) -> Duration {
+    poll_min.saturating_mul(2).saturating_add(ANSWER)
 }
 
 /// What is known when deciding whether to ask for the threads' state too.
@@ -139,6 +147,19 @@ mod tests {
         let mut pace = pace();
         assert_eq!(pace.new_head(ms(30)), ms(70));
         assert_eq!(pace.answered(true), ms(100), "no burst: it was asked just before");
+    }
+
+    #[test]
+    fn a_replica_that_answers_is_always_asked_again_before_its_sample_is_overdue() {
+        for (min, max) in [(1, 1), (100, 5000), (3000, 3000)] {
+            let mut pace = Pace::new(ms(min), ms(max));
+            for _ in 0..8 {
+                pace.answered(false);
+            }
+            let woken = (0..20).map(|n| pace.new_head(ms(min * n / 10))).max();
+            let behind = pace.answered(true);
+            assert!(woken.into_iter().chain([behind]).all(|wait| wait + ANSWER <= overdue_after(ms(min))));
+        }
     }
 
     #[test]

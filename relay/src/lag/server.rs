@@ -1,5 +1,6 @@
 //! What is known of one replica's server: written by its poller and read for reports. Outlives the replica's connections.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,12 +52,24 @@ pub(super) struct Observed {
     pub(super) position_error: Option<String>,
     /// Why its threads can't be asked.
     pub(super) threads_error: Option<String>,
+    /// Since when it leaves a question unanswered.
+    pub(super) silent_since: Option<Micros>,
     sent: Option<LogPos>,
     /// When `sent` was last seen to move.
     pub(super) sent_moved: Option<Micros>,
-    sent_place: Option<(LogPos, LogPos, Place)>,
-    applied_place: Option<(LogPos, GtidPosition, Place)>,
+    places: Places,
 }
+
+/// Where positions stand while the head is at `head`.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    head: LogPos,
+    positions: VecDeque<(LogPos, Place)>,
+    gtid: Option<(GtidPosition, Place)>,
+}
+
+/// Positions remembered: what was sent, and where the log ended when the replica was asked.
+const POSITIONS: usize = 2;
 
 impl Server {
     pub(super) fn new(replica: Arc<Replica>) -> Arc<Self> {
@@ -93,10 +106,16 @@ impl Server {
         self.lock().clone()
     }
 
+    /// Notes that a question goes out.
+    pub(super) fn asking(&self, now: Micros) {
+        self.lock().silent_since.get_or_insert(now);
+    }
+
     /// Notes a sample; returns whether the replica applied something since the one before.
     pub(super) fn sampled(&self, sample: Sample) -> bool {
         let mut observed = self.lock();
         observed.position_error = None;
+        observed.silent_since = None;
         let moved = observed.sample.as_ref().is_none_or(|s| s.gtid != sample.gtid);
         observed.sample = Some(sample);
         moved
@@ -107,9 +126,15 @@ impl Server {
         self.lock().position_error.replace(why).is_none()
     }
 
+    /// Notes that it answered, be it with a refusal.
+    pub(super) fn answered(&self) {
+        self.lock().silent_since = None;
+    }
+
     /// Notes its threads, or why they can't be asked.
     pub(super) fn threads(&self, answer: Result<Option<Threads>, String>) {
         let mut observed = self.lock();
+        observed.silent_since = None;
         match answer {
             Ok(threads) => {
                 observed.threads = threads;
@@ -131,20 +156,18 @@ impl Server {
         }
     }
 
-    /// Remembers where positions stand while the head is at `head`.
-    pub(super) fn remember(
-        &self,
-        head: LogPos,
-        sent: Option<(LogPos, &Place)>,
-        applied: Option<(&GtidPosition, &Place)>,
-    ) {
+    /// Remembers where a position stands while the head is at `head`.
+    pub(super) fn remember_position(&self, head: LogPos, pos: LogPos, place: &Place) {
         let mut observed = self.lock();
-        if let Some((pos, place)) = sent {
-            observed.sent_place = Some((head, pos, place.clone()));
-        }
-        if let Some((gtid, place)) = applied {
-            observed.applied_place = Some((head, gtid.clone(), place.clone()));
-        }
+        let positions = &mut observed.places.at(head).positions;
+        positions.retain(|(known, _)| *known != pos);
+        positions.truncate(POSITIONS - 1);
+        positions.push_front((pos, place.clone()));
+    }
+
+    /// Remembers where a GTID position stands while the head is at `head`.
+    pub(super) fn remember_gtid(&self, head: LogPos, gtid: &GtidPosition, place: &Place) {
+        self.lock().places.at(head).gtid = Some((gtid.clone(), place.clone()));
     }
 
     fn lock(&self) -> MutexGuard<'_, Observed> {
@@ -152,14 +175,26 @@ impl Server {
     }
 }
 
+impl Places {
+    /// Forgets what belongs to another head.
+    fn at(&mut self, head: LogPos) -> &mut Self {
+        if self.head != head {
+            *self = Self { head, ..Self::default() };
+        }
+        self
+    }
+}
+
 impl Observed {
     /// Where `pos` stands while the head is at `head`, if that is remembered.
-    pub(super) fn known_sent(&self, head: LogPos, pos: LogPos) -> Option<Place> {
-        self.sent_place.as_ref().filter(|(h, p, _)| *h == head && *p == pos).map(|(_, _, p)| p.clone())
+    pub(super) fn known_position(&self, head: LogPos, pos: LogPos) -> Option<Place> {
+        let known = self.places.positions.iter().find(|(p, _)| self.places.head == head && *p == pos);
+        known.map(|(_, place)| place.clone())
     }
 
     /// Where `gtid` stands while the head is at `head`, if that is remembered.
-    pub(super) fn known_applied(&self, head: LogPos, gtid: &GtidPosition) -> Option<Place> {
-        self.applied_place.as_ref().filter(|(h, g, _)| *h == head && g == gtid).map(|(_, _, p)| p.clone())
+    pub(super) fn known_gtid(&self, head: LogPos, gtid: &GtidPosition) -> Option<Place> {
+        let known = self.places.gtid.as_ref().filter(|(g, _)| self.places.head == head && g == gtid);
+        known.map(|(_, place)| place.clone())
     }
 }

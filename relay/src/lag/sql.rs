@@ -53,7 +53,10 @@ impl Sampler for SqlSampler {
             .max_allowed_packet(Some(MAX_PACKET))
             .wait_timeout(Some(28_800))
             .tcp_keepalive(Some(Duration::from_secs(10)));
-        let conn = Conn::new(opts).await.map_err(|e| broken(&e))?;
+        let conn = Conn::new(opts).await.map_err(|e| match &e {
+            Error::Server(_) => SampleError::Refused(told(&e)),
+            _ => SampleError::Broken(told(&e)),
+        })?;
         // From here on `close` is called in every case: dropping the connection would wait for a frozen server in a task of its own.
         let mut session = SqlSession { conn, flavor: Flavor::MariaDb };
         match session.first("SELECT VERSION()").await {
@@ -131,6 +134,7 @@ fn threads_of(column: &dyn Fn(&str) -> Option<String>) -> Threads {
     let place = |file: Option<String>, offset: Option<String>| log_pos(&file?, &offset?);
     Threads {
         taken_at: Micros::default(),
+        sent: None,
         io: state(either("Slave_IO_Running", "Replica_IO_Running")),
         sql: state(either("Slave_SQL_Running", "Replica_SQL_Running")),
         io_error: error("Last_IO_Errno", "Last_IO_Error"),
@@ -173,16 +177,16 @@ fn classify(query: &str, error: &Error) -> SampleError {
         Error::Server(e) if !matches!(e.code, 1053 | 1927 | 4031) => {
             SampleError::Refused(format!("{query}: error {}: {}", e.code, e.message))
         }
-        other => broken(other),
+        other => SampleError::Broken(told(other)),
     }
 }
 
-fn broken(error: &Error) -> SampleError {
-    SampleError::Broken(match error {
+fn told(error: &Error) -> String {
+    match error {
         Error::Server(e) => format!("error {}: {}", e.code, e.message),
         Error::Io(mysql_async::IoError::Io(e)) => e.to_string(),
         other => other.to_string(),
-    })
+    }
 }
 
 #[cfg(test)]

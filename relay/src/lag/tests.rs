@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::history::History;
 use super::report::{Bottleneck, LagReport, ReplicaReport};
 use super::sample::{SampleError, Sampler, Session, ThreadState, Threads};
-use super::{LagConfig, LagTracker};
+use super::{LagConfig, LagSources, LagTracker};
 use crate::clock::Micros;
 use crate::fanout::{Registry, Replica, ReplicaIdentity, ReplicaState};
 use crate::log::{Head, LogPos, Place};
+use crate::metrics::Metrics;
 use crate::upstream::UpstreamStatus;
 
 /// Every transaction of the scripted log has this many bytes.
@@ -95,6 +96,7 @@ struct Script {
     applied: HashMap<SocketAddr, u64>,
     threads: HashMap<SocketAddr, Threads>,
     refuses: bool,
+    hangs: bool,
     connects: usize,
     open: usize,
     most_open: usize,
@@ -130,6 +132,9 @@ impl Sampler for Servers {
 
 impl Session for ScriptedSession {
     async fn position(&mut self) -> Result<GtidPosition, SampleError> {
+        while self.0.lock().hangs {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let mut script = self.0.lock();
         script.questions += 1;
         if script.refuses {
@@ -152,6 +157,7 @@ struct Rig {
     registry: Arc<Registry>,
     servers: Servers,
     tracker: Arc<LagTracker>,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
 }
 
@@ -159,6 +165,7 @@ impl Rig {
     fn new(asks: bool, max_sessions: usize) -> Self {
         let (log, registry, servers, cancel) =
             (Log::new(), Registry::new(), Servers::default(), CancellationToken::new());
+        let metrics = Metrics::new();
         let config = LagConfig {
             poll_min: Duration::from_millis(1),
             poll_max: Duration::from_millis(20),
@@ -167,15 +174,18 @@ impl Rig {
             ..LagConfig::default()
         };
         let tracker = LagTracker::start_with(
-            Arc::clone(&log) as Arc<dyn History>,
-            Arc::clone(&registry),
-            watch::Sender::new(UpstreamStatus::default()).subscribe(),
+            LagSources {
+                history: Arc::clone(&log) as Arc<dyn History>,
+                registry: Arc::clone(&registry),
+                upstream: watch::Sender::new(UpstreamStatus::default()).subscribe(),
+                metrics: Arc::clone(&metrics),
+            },
             &config,
             ("shop".into(), "relay-1".into()),
             asks.then(|| servers.clone()),
             cancel.clone(),
         );
-        Self { log, registry, servers, tracker, cancel }
+        Self { log, registry, servers, tracker, metrics, cancel }
     }
 
     fn attach(&self, server_id: u32, report_port: u16) -> Arc<Replica> {
@@ -192,6 +202,15 @@ impl Rig {
         let (replica, _) = self.registry.attach(identity, CancellationToken::new());
         replica.set_state(ReplicaState::Streaming);
         replica
+    }
+
+    /// Waits until what cancelling does is done.
+    async fn cancelled(&self, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done(self) {
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The report of `name` once it is as wanted.
@@ -215,6 +234,7 @@ fn at(report_port: u16) -> SocketAddr {
 fn running() -> Threads {
     Threads {
         taken_at: Micros::default(),
+        sent: None,
         io: ThreadState::Running,
         sql: ThreadState::Running,
         io_error: None,
@@ -260,20 +280,74 @@ async fn a_replica_falls_behind_and_catches_up_over_one_kept_session() {
 }
 
 #[tokio::test]
-async fn transactions_that_arrive_after_the_sample_count_at_once() {
+async fn a_replica_that_does_not_answer_lags_by_all_that_arrives() {
     let rig = Rig::new(true, 8);
     let replica = rig.attach(2, 3306);
     replica.note_sent(rig.log.add(0), BYTES);
     rig.servers.apply(at(3306), 1);
     rig.until("db-2", |r| applied_transactions(r) == Some(0)).await;
-    // Whether or not it has been asked again since: the report knows what arrived.
-    for missing in 1..50 {
-        rig.log.add(1000);
-        let report = rig.tracker.report_one("db-2").await.unwrap();
-        assert_eq!(applied_transactions(&report), Some(missing));
-        assert!(report.applied.unwrap().lag_ms >= 1000);
-        assert!(matches!(report.bottleneck, Some(Bottleneck::Receive | Bottleneck::Network)));
+    rig.servers.lock().hangs = true;
+    for missing in 1..5 {
+        let pos = rig.log.add(1000);
+        replica.note_sent(pos, BYTES);
+        let report = rig.until("db-2", |r| applied_transactions(r) == Some(missing)).await;
+        let applied = report.applied.unwrap();
+        assert!(applied.lag_ms >= 1000 && applied.lag_bytes == missing * BYTES, "{applied:?}");
     }
+    rig.until("db-2", |r| r.bottleneck == Some(Bottleneck::Network)).await;
+    rig.servers.lock().hangs = false;
+    rig.servers.apply(at(3306), 5);
+    rig.until("db-2", |r| applied_transactions(r) == Some(0) && r.bottleneck.is_none() && r.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn what_arrives_between_two_samples_is_no_lag_and_no_bottleneck() {
+    let rig = Rig::new(true, 8);
+    let replica = rig.attach(2, 3306);
+    for n in 1..200 {
+        // It has applied everything whenever it is asked.
+        rig.servers.apply(at(3306), n);
+        replica.note_sent(rig.log.add(0), BYTES);
+        if let Some(report) = rig.tracker.report_one("db-2").await.filter(|r| r.applied.is_some()) {
+            assert_eq!((applied_transactions(&report), report.bottleneck), (Some(0), None), "{report:?}");
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn questions_their_failures_and_open_sessions_are_counted() {
+    let rig = Rig::new(true, 8);
+    rig.servers.lock().refuses = true;
+    rig.attach(2, 3306).note_sent(rig.log.add(0), BYTES);
+    rig.until("db-2", |r| r.error.as_deref().is_some_and(|e| e.contains("refused"))).await;
+    assert!(rig.metrics.lag_poll_errors.get() > 0 && rig.metrics.lag_sessions.get() == 0);
+    assert_eq!(rig.metrics.lag_polls.get(), rig.metrics.lag_poll_errors.get());
+    rig.servers.lock().refuses = false;
+    rig.until("db-2", |r| r.applied.is_some()).await;
+    assert!(rig.metrics.lag_polls.get() > rig.metrics.lag_poll_errors.get() && rig.metrics.lag_sessions.get() == 1);
+    rig.cancel.cancel();
+    rig.cancelled(|rig| rig.metrics.lag_sessions.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_shared_report_tells_later_times() {
+    let rig = Rig::new(true, 8);
+    rig.attach(2, 3306).note_sent(rig.log.add(500), BYTES);
+    rig.log.add(400);
+    rig.servers.apply(at(3306), 1);
+    rig.until("db-2", |r| applied_transactions(r) == Some(1)).await;
+    let report = rig.tracker.report().await;
+    let (now, later) = (&report.replicas[0], &report.later_by(7).replicas[0]);
+    let ms = |r: &ReplicaReport| {
+        let (received, applied) = (r.received.as_ref().unwrap(), r.applied.as_ref().unwrap());
+        [received.lag_ms, applied.lag_ms, applied.age_ms, r.state_ms]
+    };
+    assert_eq!(ms(now).map(|ms| ms + 7), ms(later));
+    rig.servers.apply(at(3306), 2);
+    rig.until("db-2", |r| applied_transactions(r) == Some(0)).await;
+    let report = rig.tracker.make_report().await;
+    assert_eq!(report.later_by(7).replicas[0].applied.as_ref().unwrap().lag_ms, 0);
 }
 
 #[tokio::test]
@@ -286,10 +360,10 @@ async fn a_replica_that_left_stays_listed_with_its_last_sample_and_ever_more_lag
     rig.registry.detach(&replica);
     rig.servers.lock().refuses = true;
     rig.log.add(0);
-    let report = rig.until("db-2", |r| r.error.is_some()).await;
+    let report = rig.until("db-2", |r| r.error.is_some() && applied_transactions(r) == Some(1)).await;
     assert_eq!((report.state, report.bottleneck), ("gone", Some(Bottleneck::Stopped)));
     assert_eq!(report.applied.as_ref().unwrap().gtid, "0-1-1");
-    assert_eq!((report.received.unwrap().lag_transactions, report.applied.unwrap().lag_transactions), (1, 1));
+    assert_eq!(report.received.unwrap().lag_transactions, 1);
 }
 
 #[tokio::test]
@@ -367,11 +441,7 @@ async fn cancelling_closes_every_session() {
     rig.until("db-3", |r| r.applied.is_some()).await;
     assert_eq!(rig.servers.lock().open, 2);
     rig.cancel.cancel();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while rig.servers.lock().open > 0 {
-        assert!(Instant::now() < deadline);
-        tokio::task::yield_now().await;
-    }
+    rig.cancelled(|rig| rig.servers.lock().open == 0).await;
 }
 
 #[tokio::test]
@@ -383,7 +453,7 @@ async fn the_report_names_head_and_upstream_and_leaves_out_mere_readers() {
     let reader = ReplicaIdentity { registered: false, ..rig.attach(2, 3306).identity.clone() };
     let reader = ReplicaIdentity { connection: 77, server_id: 0, ..reader };
     rig.registry.attach(reader, CancellationToken::new());
-    let report = rig.tracker.report().await;
+    let report = rig.tracker.make_report().await;
     let head = report.head.unwrap();
     assert_eq!((head.gtid.as_str(), head.file.as_str(), head.position), ("0-1-1", "mysql-bin.000001", 4 + BYTES));
     assert!(head.arrived.unwrap().ends_with('Z'));

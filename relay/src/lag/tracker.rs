@@ -1,10 +1,9 @@
 //! Keeps a poller for each registered replica, and makes the report.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use baton_wire::gtid::GtidPosition;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,67 +12,84 @@ use crate::clock::Micros;
 use crate::fanout::{Registry, Replica};
 use crate::lag::arithmetic::{self, View};
 use crate::lag::config::LagConfig;
+use crate::lag::entry::Entry;
 use crate::lag::history::History;
 use crate::lag::poller::Poller;
 use crate::lag::pool::Pool;
 use crate::lag::report::{HeadReport, LagReport, ReplicaReport, UpstreamReport};
 use crate::lag::sample::Sampler;
-use crate::lag::server::{Observed, Server, ServerKey, address};
+use crate::lag::schedule::overdue_after;
+use crate::lag::server::{Server, ServerKey, address};
 use crate::lag::sql::SqlSampler;
-use crate::log::{Head, LogPos, Place};
+use crate::log::Head;
+use crate::metrics::Metrics;
 use crate::upstream::UpstreamStatus;
+
+/// A report is shared by all who ask within this time.
+const SHARED: Duration = Duration::from_millis(10);
+
+/// What the figures are made of.
+pub struct LagSources {
+    /// The log.
+    pub history: Arc<dyn History>,
+    /// Who is attached.
+    pub registry: Arc<Registry>,
+    /// The stream from the primary.
+    pub upstream: watch::Receiver<UpstreamStatus>,
+    /// Counts questions and sessions.
+    pub metrics: Arc<Metrics>,
+}
 
 /// Knows how far every replica lags.
 pub struct LagTracker {
     history: Arc<dyn History>,
     registry: Arc<Registry>,
     upstream: watch::Receiver<UpstreamStatus>,
+    metrics: Arc<Metrics>,
     cluster: String,
     relay: String,
     asks: bool,
+    /// How soon after something new a replica's next sample is due.
+    due: Duration,
     servers: Mutex<HashMap<ServerKey, Arc<Server>>>,
-}
-
-/// A replica on its way into the report.
-struct Entry {
-    name: String,
-    replica: Arc<Replica>,
-    server: Option<Arc<Server>>,
-    observed: Observed,
-    sent: Option<LogPos>,
-    sent_place: Option<io::Result<Place>>,
-    applied_place: Option<io::Result<Place>>,
+    last: Mutex<Option<(Micros, Arc<LagReport>)>>,
 }
 
 impl LagTracker {
     /// Starts asking, by SQL, every replica that registers, until `cancel`. Without `config.user` nobody is asked: only what was sent is
     /// known then. Must be called within a tokio runtime.
     pub fn start(
-        history: Arc<dyn History>,
-        registry: Arc<Registry>,
-        upstream: watch::Receiver<UpstreamStatus>,
+        sources: LagSources,
         config: LagConfig,
         cluster: impl Into<String>,
         relay: impl Into<String>,
         cancel: CancellationToken,
     ) -> Arc<Self> {
         let sampler = config.user.clone().map(|user| SqlSampler::new(user, config.password.clone()));
-        let names = (cluster.into(), relay.into());
-        Self::start_with(history, registry, upstream, &config, names, sampler, cancel)
+        Self::start_with(sources, &config, (cluster.into(), relay.into()), sampler, cancel)
     }
 
     /// As [`start`](Self::start), with another way of asking.
     pub(super) fn start_with<S: Sampler>(
-        history: Arc<dyn History>,
-        registry: Arc<Registry>,
-        upstream: watch::Receiver<UpstreamStatus>,
+        sources: LagSources,
         config: &LagConfig,
         (cluster, relay): (String, String),
         sampler: Option<S>,
         cancel: CancellationToken,
     ) -> Arc<Self> {
-        let asks = sampler.is_some();
-        let tracker = Arc::new(Self { history, registry, upstream, cluster, relay, asks, servers: Mutex::default() });
+        let LagSources { history, registry, upstream, metrics } = sources;
+        let tracker = Arc::new(Self {
+            history,
+            registry,
+            upstream,
+            metrics,
+            cluster,
+            relay,
+            asks: sampler.is_some(),
+            due: overdue_after(config.poll_min),
+            servers: Mutex::default(),
+            last: Mutex::default(),
+        });
         let supervisor = Supervisor {
             tracker: Arc::clone(&tracker),
             sampler: sampler.map(Arc::new),
@@ -87,12 +103,32 @@ impl LagTracker {
         tracker
     }
 
-    /// The answer of `GET /v1/lag`. Milliseconds are counted to the moment of the call. Reads the disk (where blocking is allowed) only for
-    /// replicas that are behind and whose position or head has changed since the last call.
+    /// The answer of `GET /v1/lag`. Milliseconds are counted to the moment of the call; what is known is at most [`SHARED`] old. Reads the
+    /// disk (where blocking is allowed) only for replicas that are far behind.
     pub async fn report(&self) -> LagReport {
-        let entries = self.registry.named();
+        let known = lock(&self.last).clone();
+        let now = Micros::now();
+        if let Some((made, report)) = known {
+            let age = now.millis_since(made);
+            if u128::from(age) < SHARED.as_millis() {
+                return report.later_by(age);
+            }
+        }
+        let report = self.make_report().await;
+        *lock(&self.last) = Some((Micros::now(), Arc::new(report.clone())));
+        report
+    }
+
+    /// The answer of `GET /v1/lag/{replica}`; `None` if nobody has that name.
+    #[cfg(test)]
+    pub(super) async fn report_one(&self, name: &str) -> Option<ReplicaReport> {
+        self.make_report().await.replicas.into_iter().rfind(|r| r.name == name)
+    }
+
+    pub(super) async fn make_report(&self) -> LagReport {
+        // The head first: what was sent since misses nothing of it.
         let head = self.history.head();
-        let (replicas, head) = self.replicas(entries, head).await;
+        let replicas = self.replicas(head.as_ref()).await;
         let now = Micros::now();
         let upstream = self.upstream.borrow();
         LagReport {
@@ -109,16 +145,6 @@ impl LagTracker {
         }
     }
 
-    /// The answer of `GET /v1/lag/{replica}`; `None` if nobody has that name.
-    pub async fn report_one(&self, name: &str) -> Option<ReplicaReport> {
-        let mut entries = self.registry.named();
-        entries.retain(|(n, r)| n == name && r.identity.registered);
-        // Of an old and a new connection of the same server, the newest.
-        let newest = entries.pop()?;
-        let (mut replicas, _) = self.replicas(vec![newest], self.history.head()).await;
-        replicas.pop()
-    }
-
     fn head_report(&self, head: &Head) -> HeadReport {
         let number = head.pos.file;
         HeadReport {
@@ -129,28 +155,27 @@ impl LagTracker {
         }
     }
 
-    async fn replicas(
-        &self,
-        named: Vec<(String, Arc<Replica>)>,
-        head: Option<Arc<Head>>,
-    ) -> (Vec<ReplicaReport>, Option<Arc<Head>>) {
+    async fn replicas(&self, head: Option<&Arc<Head>>) -> Vec<ReplicaReport> {
+        let named = self.registry.named();
         let mut entries: Vec<Entry> = {
-            let servers = self.lock();
-            named
-                .into_iter()
-                .filter(|(_, replica)| replica.identity.registered)
-                .map(|(name, replica)| Entry::new(name, &servers, replica))
+            let servers = lock(&self.servers);
+            let listed = named.into_iter().filter(|(_, replica)| replica.identity.registered && !replica.replaced());
+            listed
+                .map(|(name, replica)| {
+                    let server = servers.get(&ServerKey::of(&replica.identity)).cloned();
+                    Entry::new(name, server, replica, Micros::now())
+                })
                 .collect()
         };
         let mut open = false;
         for entry in &mut entries {
-            open |= !entry.place_at_hand(head.as_deref());
+            open |= !entry.place_at_hand(head.map(Arc::as_ref));
         }
-        if let (true, Some(head)) = (open, &head) {
+        if let (true, Some(head)) = (open, head) {
             entries = self.place(entries, head).await;
         }
         let now = Micros::now();
-        (entries.iter().map(|e| self.replica_report(e, now)).collect(), head)
+        entries.iter().map(|e| self.replica_report(e, now)).collect()
     }
 
     /// Places what is not at hand, where blocking is allowed.
@@ -175,18 +200,20 @@ impl LagTracker {
     fn replica_report(&self, entry: &Entry, now: Micros) -> ReplicaReport {
         let replica = &entry.replica;
         let seen = &entry.observed;
-        let sent = entry.sent_place.as_ref().and_then(|p| p.as_ref().ok());
-        let placed = entry.applied_place.as_ref().and_then(|p| p.as_ref().ok());
-        let sample = seen.sample.as_ref().zip(placed);
+        let sent = entry.sent_place().map(|place| (place, arithmetic::unsent(place, entry.seen_at)));
+        let applied = entry
+            .applied_place()
+            .map(|(sample, place)| (sample, arithmetic::unapplied(sample, place, entry.since_place(), self.due, now)));
         let asking = self.asking_error(entry);
         let stream_error = replica.error();
         let (bottleneck, error) = arithmetic::bottleneck(&View {
             stream: replica.state(),
             stream_since: replica.state_since(),
             stream_error: stream_error.as_deref(),
-            sent,
+            unsent: sent.map(|(_, missing)| missing),
             sent_moved: seen.sent_moved,
-            sample,
+            unapplied: applied.map(|(_, missing)| missing),
+            silent_since: seen.silent_since,
             threads: seen.threads.as_ref(),
             asking: asking.as_deref(),
             now,
@@ -197,8 +224,8 @@ impl LagTracker {
             address: address(&replica.identity).to_string(),
             state: replica.state().name(),
             state_ms: now.millis_since(replica.state_since()),
-            received: sent.map(|place| arithmetic::received(place, now)),
-            applied: sample.map(|(sample, place)| arithmetic::applied(sample, place, now)),
+            received: sent.map(|(place, missing)| arithmetic::received(place, missing, now)),
+            applied: applied.map(|(sample, missing)| arithmetic::applied(sample, missing, now)),
             bottleneck,
             error,
         }
@@ -213,12 +240,8 @@ impl LagTracker {
         if let Some(why) = seen.position_error.as_ref().or(seen.threads_error.as_ref()) {
             return Some(why.clone());
         }
-        let unplaced = |what: &str, place: &Option<io::Result<Place>>| match place {
-            Some(Err(error)) => Some(format!("what it has {what} can't be placed in the log: {error}")),
-            _ => None,
-        };
-        unplaced("applied", &entry.applied_place)
-            .or_else(|| unplaced("received", &entry.sent_place))
+        entry
+            .unplaced()
             .or_else(|| seen.sample.is_none().then(|| "it has not been asked yet what it has applied".into()))
     }
 
@@ -235,64 +258,6 @@ impl LagTracker {
                 identity.server_id
             )
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServerKey, Arc<Server>>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    fn new(name: String, servers: &HashMap<ServerKey, Arc<Server>>, replica: Arc<Replica>) -> Self {
-        let server = servers.get(&ServerKey::of(&replica.identity)).cloned();
-        let sent = replica.sent();
-        let observed = server.as_ref().map(|s| {
-            s.saw_sent(sent, Micros::now());
-            s.observed()
-        });
-        let observed = observed.unwrap_or_default();
-        Self { name, replica, server, observed, sent, sent_place: None, applied_place: None }
-    }
-
-    fn applied(&self) -> Option<&GtidPosition> {
-        self.observed.sample.as_ref().map(|s| &s.gtid)
-    }
-
-    /// Places what needs no disk; true if nothing is left.
-    fn place_at_hand(&mut self, head: Option<&Head>) -> bool {
-        let Some(head) = head else {
-            // An empty log: nobody can miss anything of it.
-            let nothing = |gtid: &GtidPosition| arithmetic::place_missing_nothing(LogPos::default(), gtid);
-            self.applied_place = self.applied().map(nothing).map(Ok);
-            return true;
-        };
-        let at_head = || arithmetic::place_missing_nothing(head.pos, &head.gtid);
-        if let Some(sent) = self.sent {
-            // What was sent since the head was read misses nothing either.
-            let place = if sent >= head.pos { Some(at_head()) } else { self.observed.known_sent(head.pos, sent) };
-            self.sent_place = place.map(Ok);
-        }
-        if let Some(applied) = self.applied() {
-            let at_head = (*applied == head.gtid).then(at_head);
-            self.applied_place = at_head.or_else(|| self.observed.known_applied(head.pos, applied)).map(Ok);
-        }
-        self.sent_place.is_some() == self.sent.is_some() && self.applied_place.is_some() == self.applied().is_some()
-    }
-
-    /// Places the rest, from the disk, and remembers it for as long as the head stays.
-    fn place(&mut self, history: &dyn History, head: &Head) {
-        if let (None, Some(sent)) = (&self.sent_place, self.sent) {
-            self.sent_place = Some(history.place_of(sent));
-        }
-        if let (None, Some(sample)) = (&self.applied_place, &self.observed.sample) {
-            self.applied_place = Some(history.place_of_gtid(&sample.gtid));
-        }
-        let unmoved = history.head().is_some_and(|h| h.pos == head.pos);
-        if let (true, Some(server)) = (unmoved, &self.server) {
-            let sent = self.sent_place.as_ref().and_then(|p| p.as_ref().ok());
-            let applied = self.applied_place.as_ref().and_then(|p| p.as_ref().ok());
-            server.remember(head.pos, self.sent.zip(sent), self.applied().zip(applied));
-        }
     }
 }
 
@@ -342,7 +307,7 @@ impl<S: Sampler> Supervisor<S> {
         }
         let mut new = Vec::new();
         {
-            let mut servers = self.tracker.lock();
+            let mut servers = lock(&self.tracker.servers);
             servers.retain(|key, _| wanted.contains_key(key));
             for (key, replica) in &wanted {
                 match servers.get(key) {
@@ -378,6 +343,7 @@ impl<S: Sampler> Supervisor<S> {
             server,
             poll_min: self.config.poll_min,
             poll_max: self.config.poll_max,
+            metrics: Arc::clone(&self.tracker.metrics),
             cancel,
         };
         self.tasks.spawn(async move {
@@ -385,4 +351,8 @@ impl<S: Sampler> Supervisor<S> {
             key
         });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -99,7 +99,7 @@ async fn a_watcher_that_does_not_read_is_dropped_with_a_last_line() {
     watcher.of("replicas").await;
     let text = "x".repeat(256 * 1024);
     until("it is dropped", || {
-        view.upstream.send_modify(|u| u.error = Some(text.clone()));
+        view.upstream.send_modify(|u| (u.error, u.connects) = (Some(text.clone()), u.connects + 1));
         view.metrics.http_dropped_watchers.get() == 1
     })
     .await;
@@ -121,7 +121,7 @@ async fn a_connection_that_takes_nothing_is_closed() {
     watcher.of("replicas").await;
     let text = "x".repeat(256 * 1024);
     until("it is closed", || {
-        view.upstream.send_modify(|u| u.error = Some(text.clone()));
+        view.upstream.send_modify(|u| (u.error, u.connects) = (Some(text.clone()), u.connects + 1));
         view.metrics.http_connections.get() == 0
     })
     .await;
@@ -144,4 +144,23 @@ async fn watchers_are_limited_and_told_when_the_relay_stops() {
     assert!(end["error"].as_str().unwrap().contains("shutting down"), "{end}");
     assert!(watcher.next().await.is_none());
     soon("the server's end", &mut server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn how_far_the_primary_is_makes_no_line_of_its_own() {
+    let view = Scripted::new();
+    let server = start(&view, options()).await;
+    let mut watcher = Watcher::attach(server.at).await;
+    watcher.of("replicas").await;
+    view.upstream.send_modify(|u| u.primary_gtid = Some("0-1-99".into()));
+    loop {
+        let line = watcher.next().await.unwrap();
+        assert_ne!(line["type"], "upstream");
+        if line["type"] == "heartbeat" {
+            break;
+        }
+    }
+    view.upstream.send_modify(|u| u.connects = 77);
+    let line = watcher.of("upstream").await;
+    assert_eq!((&line["upstream"]["connects"], &line["upstream"]["primary_gtid"]), (&77.into(), &"0-1-99".into()));
 }
