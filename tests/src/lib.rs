@@ -18,6 +18,7 @@
 pub mod certs;
 pub mod compare;
 pub mod dir;
+pub mod fleet;
 pub mod load;
 pub mod mariadb;
 pub mod ports;
@@ -29,10 +30,12 @@ pub mod sql;
 pub mod story;
 pub mod template;
 pub mod wait;
+pub mod witness;
 
 pub use certs::Certs;
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
+pub use fleet::{Fleet, Kind, Plan, seeded};
 pub use load::{Report, Running, Sysbench, Workload};
 pub use mariadb::{MariaDb, MariaDbBuilder, Source, Ssl, Start};
 pub use procs::{Cmd, Proc};
