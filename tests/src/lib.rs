@@ -29,6 +29,7 @@ pub mod rows;
 pub mod sql;
 pub mod story;
 pub mod template;
+pub mod volume;
 pub mod wait;
 pub mod witness;
 
@@ -44,6 +45,7 @@ pub use relay::{RelayBuilder, RelayProc};
 pub use rows::{RowWriter, Written};
 pub use sql::{Sql, SqlError};
 pub use story::Story;
+pub use volume::Volume;
 pub use wait::{DEADLINE, wait_for, wait_until};
 
 /// What every query answers: rows of text, `None` for NULL.
