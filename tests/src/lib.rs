@@ -18,6 +18,7 @@
 pub mod certs;
 pub mod compare;
 pub mod dir;
+pub mod fleet;
 pub mod load;
 pub mod mariadb;
 pub mod ports;
@@ -28,11 +29,14 @@ pub mod rows;
 pub mod sql;
 pub mod story;
 pub mod template;
+pub mod volume;
 pub mod wait;
+pub mod witness;
 
 pub use certs::Certs;
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
+pub use fleet::{Fleet, Kind, Plan, seeded};
 pub use load::{Report, Running, Sysbench, Workload};
 pub use mariadb::{MariaDb, MariaDbBuilder, Source, Ssl, Start};
 pub use procs::{Cmd, Proc};
@@ -41,6 +45,7 @@ pub use relay::{RelayBuilder, RelayProc};
 pub use rows::{RowWriter, Written};
 pub use sql::{Sql, SqlError};
 pub use story::Story;
+pub use volume::Volume;
 pub use wait::{DEADLINE, wait_for, wait_until};
 
 /// What every query answers: rows of text, `None` for NULL.

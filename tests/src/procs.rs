@@ -207,10 +207,19 @@ impl Proc {
 
     /// Resident memory in KiB, from `/proc`.
     pub fn rss_kb(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB, from `/proc`.
+    pub fn peak_kb(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, key: &str) -> Result<u64> {
         let status = self.proc_file("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
         let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|word| word.parse().ok());
-        number.with_context(|| format!("no VmRSS of {} (pid {})", self.name(), self.pid()))
+        number.with_context(|| format!("no {key} of {} (pid {})", self.name(), self.pid()))
     }
 
     /// Processor time used so far, user and system, from `/proc`.

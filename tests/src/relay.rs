@@ -254,10 +254,15 @@ impl RelayProc {
         self.0.restarts.load(Ordering::Relaxed)
     }
 
+    /// Starts it if it does not run, and does not wait.
+    pub fn spawn(&self) -> Result<()> {
+        self.0.wanted.store(true, Ordering::Relaxed);
+        self.0.spawn()
+    }
+
     /// Starts it if it does not run; waits until it is ready (unless built otherwise).
     pub fn restart(&self) -> Result<()> {
-        self.0.wanted.store(true, Ordering::Relaxed);
-        self.0.spawn()?;
+        self.spawn()?;
         if self.0.builder.wait_ready { self.wait_ready() } else { Ok(()) }
     }
 
