@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use baton_wire::WireError;
 use baton_wire::checksum::ChecksumAlg;
-use baton_wire::event::{
-    self, EventHeader, EventKind, FIRST_EVENT, FormatDescription, GtidListEvent, HEADER_LEN, Rotate,
-};
+use baton_wire::event::{self, EventHeader, EventKind, FIRST_EVENT, FormatDescription, GtidListEvent, Rotate};
 use baton_wire::gtid::mariadb::GtidList;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +17,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::emit::{Emitter, Filter, whole_events};
+use super::emit::{Emitter, Filter};
+use super::pieces::{Pieces, Taken};
 use super::registry::{Replica, ReplicaState};
 use super::request::{DumpRequest, StartFrom};
 use super::start::{Begin, Resolution, resolve};
@@ -32,7 +31,7 @@ use crate::net::Stream;
 const READ_BYTES: usize = 256 * 1024;
 /// Buffers above this size are given back while a client waits.
 const KEEP_BYTES: usize = 4 * 1024;
-/// A format description is smaller than this.
+/// The events at a file's beginning are smaller than this.
 const HEADER_EVENTS_BYTES: usize = 64 * 1024;
 /// `GtidListEvent` flag that ends `START SLAVE UNTIL`.
 const UNTIL_REACHED: u8 = 1;
@@ -85,8 +84,7 @@ struct Flow {
     file_name: String,
     out: Vec<u8>,
     buf: Vec<u8>,
-    /// Bytes of a large event that are still to come, and whether they go out.
-    large: Option<(usize, bool)>,
+    pieces: Pieces,
     last_sent: Instant,
     /// Events that the metrics know of.
     counted: u64,
@@ -200,7 +198,7 @@ impl Dump<'_> {
             file_name,
             out: Vec::with_capacity(KEEP_BYTES),
             buf: Vec::new(),
-            large: None,
+            pieces: Pieces::new(READ_BYTES),
             last_sent: Instant::now(),
             counted: 0,
         };
@@ -243,23 +241,35 @@ impl Dump<'_> {
         flow: &mut Flow,
         heads: &mut watch::Receiver<Option<Arc<Head>>>,
     ) -> Result<std::convert::Infallible, DumpEnd> {
+        // What the next event needs: chunks end anywhere.
+        let mut least = 1;
         loop {
             if flow.emitter.until_reached() {
                 self.end_until(flow).await?;
             }
             heads.mark_unchanged();
-            let chunk = flow.reader.read(READ_BYTES, &mut flow.buf).await.map_err(read_end)?;
+            let chunk = flow.reader.read_at_least(least, READ_BYTES, &mut flow.buf).await.map_err(read_end)?;
+            let bytes = match &chunk {
+                Chunk::Shared(bytes) => &bytes[..],
+                Chunk::Buffered(n) => flow.buf.get(..*n).unwrap_or_default(),
+                Chunk::AtEnd | Chunk::NextFile(_) => &[],
+            };
             match chunk {
-                Chunk::Shared(bytes) => {
-                    let taken = take(&mut flow.emitter, &mut flow.out, &mut flow.large, &bytes)?;
-                    flow.reader.advance(taken as u64);
-                    self.flush(flow).await?;
-                }
-                Chunk::Buffered(n) => {
-                    let bytes = flow.buf.get(..n).unwrap_or_default();
-                    let taken = take(&mut flow.emitter, &mut flow.out, &mut flow.large, bytes)?;
-                    flow.reader.advance(taken as u64);
-                    self.flush(flow).await?;
+                Chunk::Shared(_) | Chunk::Buffered(_) => {
+                    match flow.pieces.take(&mut flow.emitter, &mut flow.out, bytes)? {
+                        Taken::Bytes(n) => {
+                            least = 1;
+                            flow.reader.advance(n as u64);
+                            self.flush(flow).await?;
+                        }
+                        Taken::Needs(n) if n > least => least = n,
+                        Taken::Needs(n) => {
+                            let (at, have) = (flow.reader.position(), bytes.len());
+                            return Err(DumpEnd::Log(format!(
+                                "the event at {at} has {n} bytes, the log ends after {have}"
+                            )));
+                        }
+                    }
                 }
                 Chunk::NextFile(number) => self.next_file(flow, number).await?,
                 Chunk::AtEnd => {
@@ -385,37 +395,6 @@ impl Dump<'_> {
     }
 }
 
-/// Frames what is whole at the front of `bytes`, or the next piece of an event that is larger than a read; gives how much is done with.
-fn take(
-    emitter: &mut Emitter,
-    out: &mut Vec<u8>,
-    large: &mut Option<(usize, bool)>,
-    bytes: &[u8],
-) -> Result<usize, DumpEnd> {
-    if let Some((left, sent)) = large.take() {
-        let n = left.min(bytes.len());
-        if sent {
-            emitter.push_large(out, &bytes[..n])?;
-        }
-        if left > n {
-            *large = Some((left - n, sent));
-        }
-        return Ok(n);
-    }
-    let whole = whole_events(bytes)?;
-    if whole > 0 {
-        return Ok(emitter.run(out, &bytes[..whole])?);
-    }
-    // Not even one: the read ends inside an event that is larger than it.
-    let header = EventHeader::parse(bytes)?;
-    let sent = emitter.begin_large(out, &header, &bytes[HEADER_LEN..])?;
-    if sent {
-        emitter.push_large(out, bytes)?;
-    }
-    *large = Some(((header.size as usize).saturating_sub(bytes.len()), sent));
-    Ok(bytes.len())
-}
-
 /// The part of what a client has that lies beyond the place where its stream begins: to be left out.
 fn missing_filter(at: &GtidList, known: &GtidList) -> Option<GtidList> {
     let beyond = known.subtract(at);
@@ -455,14 +434,15 @@ async fn read_header_events(reader: &mut LogReader, file: u64) -> Result<HeaderE
     let begin = LogPos { file, offset: FIRST_EVENT };
     reader.go_to(begin);
     let mut buf = Vec::new();
-    let bytes = match reader.read(HEADER_EVENTS_BYTES, &mut buf).await.map_err(read_end)? {
-        Chunk::Shared(bytes) => bytes.to_vec(),
-        Chunk::Buffered(n) => {
-            buf.truncate(n);
-            buf
-        }
-        Chunk::AtEnd | Chunk::NextFile(_) => return Err(DumpEnd::Log(format!("file {file} has no events yet"))),
-    };
+    let bytes =
+        match reader.read_at_least(HEADER_EVENTS_BYTES, HEADER_EVENTS_BYTES, &mut buf).await.map_err(read_end)? {
+            Chunk::Shared(bytes) => bytes.to_vec(),
+            Chunk::Buffered(n) => {
+                buf.truncate(n);
+                buf
+            }
+            Chunk::AtEnd | Chunk::NextFile(_) => return Err(DumpEnd::Log(format!("file {file} has no events yet"))),
+        };
     let mut next = 0;
     let mut event_at = |kind: EventKind| -> Option<Vec<u8>> {
         let header = EventHeader::parse(bytes.get(next..)?).ok()?;

@@ -221,16 +221,3 @@ fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u
     let header = EventHeader { kind: EventKind::QUERY, flags: header.flags | FLAG_SUPPRESS_USE, ..*header };
     Some(event::build(header, &query, alg))
 }
-
-/// Bytes at the front of `data` that are whole events.
-pub(super) fn whole_events(data: &[u8]) -> Result<usize> {
-    let mut at = 0;
-    while data.len() - at >= HEADER_LEN {
-        let size = EventHeader::parse(&data[at..])?.size as usize;
-        if size > data.len() - at {
-            break;
-        }
-        at += size;
-    }
-    Ok(at)
-}

@@ -5,6 +5,7 @@
 
 mod dump;
 mod emit;
+mod pieces;
 mod registry;
 mod request;
 mod server;

@@ -106,6 +106,12 @@ impl LogReader {
     ///
     /// Errors: the file is gone or was cut off by `retain_hard_bytes`, the position lies beyond its end, or the disk fails.
     pub async fn read(&mut self, max: usize, buf: &mut Vec<u8>) -> Result<Chunk, ReadError> {
+        self.read_at_least(1, max, buf).await
+    }
+
+    /// As [`read`](Self::read), but with `least` bytes or more (at most `max`), unless fewer are visible of the file: for what lies across two
+    /// chunks.
+    pub async fn read_at_least(&mut self, least: usize, max: usize, buf: &mut Vec<u8>) -> Result<Chunk, ReadError> {
         let number = self.pos.file;
         let segment = match &self.pin {
             Some(pin) if pin.0.cut.load(Ordering::Acquire) => return Err(ReadError::Cut { number }),
@@ -126,11 +132,13 @@ impl LogReader {
             return Ok(Chunk::AtEnd);
         }
         let max = max.max(1);
-        if let Some(bytes) = lock(&self.log.ring).get(self.pos, end, max) {
+        let want = usize::try_from(end - self.pos.offset).unwrap_or(max).min(max);
+        let least = least.min(want);
+        let shared = lock(&self.log.ring).get(self.pos, end, max);
+        if let Some(bytes) = shared.filter(|bytes| bytes.len() >= least) {
             return Ok(Chunk::Shared(bytes));
         }
-        let want = usize::try_from(end - self.pos.offset).unwrap_or(max).min(max);
-        self.read_file(&segment, want, buf).await.map(Chunk::Buffered)
+        self.read_file(&segment, least, want, buf).await.map(Chunk::Buffered)
     }
 
     fn next_file(&self, head: LogPos) -> Chunk {
@@ -141,7 +149,13 @@ impl LogReader {
         }
     }
 
-    async fn read_file(&mut self, segment: &Arc<Segment>, want: usize, buf: &mut Vec<u8>) -> Result<usize, ReadError> {
+    async fn read_file(
+        &mut self,
+        segment: &Arc<Segment>,
+        least: usize,
+        want: usize,
+        buf: &mut Vec<u8>,
+    ) -> Result<usize, ReadError> {
         let at = self.pos.offset;
         let file = match &self.file {
             Some(OpenFile(file)) => Arc::clone(file),
@@ -153,7 +167,7 @@ impl LogReader {
         };
         let failed = |e| StorageFailure::new(&segment.name, at, "read", e);
         buf.resize(want, 0);
-        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n > 0);
+        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n >= least.max(1));
         let n = match cached {
             Some(n) => n,
             None => {
@@ -168,7 +182,7 @@ impl LogReader {
             }
         };
         buf.truncate(n);
-        if n == 0 {
+        if n < least.max(1) {
             let cause = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file is shorter than it was");
             return Err(failed(cause).into());
         }

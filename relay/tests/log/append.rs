@@ -158,6 +158,29 @@ async fn a_transaction_larger_than_all_buffers_passes_and_is_read_from_the_file(
 }
 
 #[tokio::test]
+async fn what_lies_across_two_chunks_in_memory_can_be_read_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut appender) = open_dir(dir.path());
+    let mut primary = Primary::new(ChecksumAlg::Crc32, &[]);
+    let file = primary.transaction("0-1-1", 400).transaction("0-1-2", 400).take(1);
+    appender.open_file(spec(1)).await.unwrap();
+    let middle = file.transactions[0].ends;
+    for (from, to) in [(4, middle), (middle, file.len())] {
+        appender.append(file.batch(from, to)).await.unwrap();
+        appender.settle().await.unwrap();
+    }
+    let at = middle - 8;
+    let mut reader = log.reader(LogPos { file: 1, offset: at }).unwrap();
+    let mut buf = Vec::new();
+    assert!(matches!(reader.read(100, &mut buf).await.unwrap(), Chunk::Shared(bytes) if bytes.len() == 8));
+    assert_eq!(reader.read_at_least(19, 100, &mut buf).await.unwrap(), Chunk::Buffered(100));
+    assert_eq!(buf, file.data[at as usize..][..100]);
+    let left = (file.len() - at) as usize;
+    let beyond = reader.read_at_least(usize::MAX, usize::MAX, &mut buf).await.unwrap();
+    assert_eq!(beyond, Chunk::Buffered(left), "no more than there is");
+}
+
+#[tokio::test]
 async fn what_can_not_belong_to_the_log_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (_log, mut appender) = open_dir(dir.path());

@@ -1,47 +1,67 @@
-//! The benchmark: the same work directly against the primary and through the relay, in one run on one machine. Exit code 1 where the relay misses a goal.
+//! The benchmark: the relay against the primary's own fan-out, an intermediate replica and a plain `sendfile`, in one run on one machine.
+//! Exit code 1 where the relay misses a goal. `docs/benchmarks.md` says what each figure means.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use baton_testbed::{
-    Bed, Cmd, MariaDb, Proc, RelayProc, Report, Source, Story, Sysbench, Workload, template, wait_caught_up, wait_for,
-};
+use anyhow::{Context, Result, bail, ensure};
+use baton_testbed::{Bed, MariaDb, RelayProc, Source, Story, Sysbench, Workload, template, wait_for};
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Measures the relay against the primary's own fan-out.
+#[path = "../bench/catchup.rs"]
+mod catchup;
+#[path = "../bench/client.rs"]
+mod client;
+#[path = "../bench/delay.rs"]
+mod delay;
+#[path = "../bench/figures.rs"]
+mod figures;
+#[path = "../bench/floor.rs"]
+mod floor;
+#[path = "../bench/memory.rs"]
+mod memory;
+
+use catchup::Server;
+use client::From;
+use floor::Floor;
+
+/// How long a server may take to apply or fetch a load.
+const CATCH_UP: Duration = Duration::from_secs(600);
+
+/// Measures the relay against the primary's own fan-out, an intermediate replica and a plain sendfile.
 #[derive(Parser)]
 struct Args {
-    /// Clients that follow the log during the load.
-    #[arg(long, default_value_t = 16)]
-    followers: usize,
-    /// Seconds of each load.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
-    /// Samples of the delay from a commit to its sight on a replica.
-    #[arg(long, default_value_t = 300)]
-    samples: usize,
-}
-
-/// A figure, its peer and the goal.
-struct Row {
-    what: &'static str,
-    direct: f64,
-    relay: f64,
-    unit: &'static str,
-    goal: String,
-    met: bool,
-}
-
-/// What the followers of one kind cost.
-struct FanOut {
-    report: Report,
-    primary_cpu: f64,
+    /// Smaller logs, fewer rounds: under two minutes, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Megabytes of each log that is read.
+    #[arg(long)]
+    megabytes: Option<u64>,
+    /// Rounds over all servers.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// What to measure; everything by default.
+    #[arg(long, value_delimiter = ',', default_value = "small,large,delay,memory")]
+    only: Vec<String>,
+    /// Serve the files given to each connection at this port, until killed: how the benchmark starts its floor.
+    #[arg(long, hide = true, num_args = 2.., value_name = "PORT FILES")]
+    serve_files: Option<Vec<PathBuf>>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(list) = &args.serve_files {
+        return match serve_files(list) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bench: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let bed = match Bed::new("bench") {
         Ok(bed) => bed,
         Err(error) => {
@@ -60,154 +80,170 @@ fn main() -> ExitCode {
     }
 }
 
+fn serve_files(list: &[PathBuf]) -> Result<()> {
+    let (port, files) = list.split_first().context("no port")?;
+    floor::serve(port.to_string_lossy().parse()?, files)
+}
+
+/// All servers of a run.
+struct Servers {
+    primary: MariaDb,
+    relay: RelayProc,
+    replica: MariaDb,
+}
+
 fn measure(bed: &Bed, args: &Args) -> Result<bool> {
-    let mut story =
-        Story::begin(&format!("Baton bench: {} processors", thread::available_parallelism().map_or(0, usize::from)));
-    story.step("Start a durable primary and a relay");
-    let primary = bed.mariadb("primary").server_id(1).durable(true).start()?;
-    let sysbench = Sysbench::new(&primary).threads(8).seed(1);
-    sysbench.prepare()?;
+    many_files()?;
+    let mut story = Story::begin(&format!("Baton bench: {}", machine()?));
+    let wanted = |what: &str| args.only.iter().any(|only| only == what);
+    if let Some(unknown) = args.only.iter().find(|o| !["small", "large", "delay", "memory"].contains(&o.as_str())) {
+        bail!("--only {unknown}: allowed are small, large, delay, memory");
+    }
+    let target = args.megabytes.unwrap_or(if args.quick { 60 } else { 300 }) * 1_000_000;
+    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 });
+    let counts: &[usize] = if args.quick { &[1, 4] } else { &[1, 4, 16] };
+
+    story.step("Start a primary, a relay and an intermediate replica");
+    let servers = start(bed)?;
+    let mut goals = Vec::new();
+    if wanted("small") {
+        story.step("Write a log of small row events: sysbench oltp_write_only");
+        sysbench(&servers.primary).prepare()?;
+        let from = begin_file(&servers)?;
+        write_small(&servers, target)?;
+        story.step("Read it");
+        goals.extend(read(bed, &story, "small events", &servers, &from, counts, rounds)?);
+    }
+    if wanted("large") {
+        story.step("Write a log of 16 KB rows");
+        let from = begin_file(&servers)?;
+        write_large(&servers, target)?;
+        story.step("Read it");
+        goals.extend(read(bed, &story, "16 KB rows", &servers, &from, counts, rounds)?);
+    }
+    if wanted("delay") {
+        story.step("Delay of 1,000 commits a second");
+        let seconds = if args.quick { 3 } else { 5 };
+        goals.extend(delay::measure(&story, &servers.primary, &servers.relay, &servers.replica, rounds, seconds)?);
+    }
+    if wanted("memory") {
+        story.step("Memory with idle clients that have read 1 MB of log, all at the same time");
+        let [from, ..] = begin_file(&servers)?;
+        write_rows(&servers.primary, 1_000_000)?;
+        settle(&servers)?;
+        let primary = servers.primary.proc()?;
+        let relay = servers.relay.proc()?;
+        let both = [("primary", &primary, servers.primary.port()), ("relay", &relay, servers.relay.port())];
+        goals.extend(memory::measure(&story, &from, both)?);
+    }
+    story.step("Goals");
+    Ok(figures::judge(&story, &goals))
+}
+
+/// A thousand clients need as many files.
+fn many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
+
+fn machine() -> Result<String> {
+    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("can't read {path}"));
+    let cpu = read("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, m)| m);
+    let cores = std::thread::available_parallelism()?;
+    let kernel = read("/proc/sys/kernel/osrelease")?;
+    let memory = read("/proc/meminfo")?;
+    let kb: u64 = memory.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    Ok(format!(
+        "{cores} cores ({model}), {:.0} GB, Linux {}, MariaDB {}, baton-relay {}",
+        kb as f64 / 1e6,
+        kernel.trim(),
+        template::server_version()?,
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn start(bed: &Bed) -> Result<Servers> {
+    // One file a log: no rotation by size in the middle.
+    let server = |name: &str, id: u32| {
+        let server = bed.mariadb(name).server_id(id).option("--max-connections=1200").option("--max-binlog-size=1G");
+        server.option("--innodb-buffer-pool-size=256M").option("--innodb-log-file-size=256M").start()
+    };
+    let primary = server("primary", 1)?;
+    let replica = server("replica", 2)?;
+    replica.replicate_from(&Source::gtid(primary.port()))?;
     let relay = bed.relay("relay").upstream(&primary).start()?;
-    relay.wait_head(&primary)?;
+    Ok(Servers { primary, relay, replica })
+}
 
-    story.step(&format!("Commits with {} followers", args.followers));
-    let direct = fan_out(bed, &sysbench, &primary, primary.port(), args)?;
-    story.say(format!("followers on the primary: {:.0} commits/s", direct.report.per_second));
-    let through = fan_out(bed, &sysbench, &primary, relay.port(), args)?;
-    story.say(format!("followers on the relay:   {:.0} commits/s", through.report.per_second));
-
-    story.step("Reading the whole log");
-    relay.wait_head(&primary)?;
-    let (direct_read, relay_read) = (read_all(bed, &primary, primary.port())?, read_all(bed, &primary, relay.port())?);
-
-    story.step("Delay from a commit to its sight on a replica");
-    let direct_delay = delays(bed, &primary, "replica-direct", 2, primary.port(), args.samples)?;
-    let relay_delay = delays(bed, &primary, "replica-relay", 3, relay.port(), args.samples)?;
-
-    let rows = judge(&[direct, through], [direct_read, relay_read], &[direct_delay, relay_delay], &relay)?;
-    story.step("Results");
-    story.say(format!("{:<44} {:>10} {:>10} {:<6} {}", "", "primary", "relay", "", "goal"));
-    for row in &rows {
-        let line = format!("{:<44} {:>10.2} {:>10.2} {:<6} {}", row.what, row.direct, row.relay, row.unit, row.goal);
-        story.say(if row.met { line } else { story.warn(&format!("{line}   MISSED")) });
+/// Begins a new file on each server, and gives the places: primary (and relay), intermediate replica.
+fn begin_file(servers: &Servers) -> Result<[From; 2]> {
+    settle(servers)?;
+    let mut places = Vec::new();
+    for server in [&servers.primary, &servers.replica] {
+        server.sql("FLUSH BINARY LOGS")?;
+        places.push(From { file: server.master_status()?.0, position: 4 });
     }
-    Ok(rows.iter().all(|row| row.met))
+    places.try_into().map_err(|_| anyhow::anyhow!("two servers, two places"))
 }
 
-fn judge(fan: &[FanOut; 2], read: [f64; 2], delay: &[Vec<f64>; 2], relay: &RelayProc) -> Result<Vec<Row>> {
-    let [direct, through] = fan;
-    let mut rows = Vec::new();
-    // Each goal is a factor of what the primary does itself, or a plain bound.
-    let mut at_least = |what, unit, pair: [f64; 2], factor: f64| {
-        let met = pair[1] >= pair[0] * factor;
-        rows.push(Row { what, direct: pair[0], relay: pair[1], unit, goal: format!(">= {factor} x primary"), met });
-    };
-    at_least("commits with followers", "1/s", [direct.report.per_second, through.report.per_second], 0.9);
-    at_least("reading the log", "MiB/s", read, 0.8);
-    let mut at_most = |what, unit, pair: [f64; 2], bound: f64| {
-        rows.push(Row {
-            what,
-            direct: pair[0],
-            relay: pair[1],
-            unit,
-            goal: format!("<= {bound:.2}"),
-            met: pair[1] <= bound,
-        });
-    };
-    at_most(
-        "commit latency, 95%",
-        "ms",
-        [direct.report.p95_ms, through.report.p95_ms],
-        direct.report.p95_ms * 1.5 + 2.0,
-    );
-    at_most(
-        "primary's processor time, each 1000 commits",
-        "s",
-        [direct.primary_cpu, through.primary_cpu],
-        direct.primary_cpu * 1.05,
-    );
-    let quantile = |index: usize, at: f64| {
-        delay.get(index).and_then(|list| list.get((list.len() as f64 * at) as usize)).copied().unwrap_or(f64::NAN)
-    };
-    at_most("delay to a replica, median", "ms", [quantile(0, 0.5), quantile(1, 0.5)], quantile(0, 0.5) + 5.0);
-    at_most("delay to a replica, 95%", "ms", [quantile(0, 0.95), quantile(1, 0.95)], quantile(0, 0.95) + 10.0);
-    at_most("relay's memory", "MiB", [0.0, relay.rss_kb()? as f64 / 1024.0], 256.0);
-    Ok(rows)
+/// Waits until everybody has everything.
+fn settle(servers: &Servers) -> Result<()> {
+    let goal = servers.primary.gtid_binlog_pos()?;
+    wait_for("the intermediate replica to catch up", CATCH_UP, || {
+        servers.replica.check_replication()?;
+        Ok((servers.replica.gtid_slave_pos()? == goal).then_some(()))
+    })?;
+    servers.relay.wait_head(&servers.primary)
 }
 
-fn fan_out(bed: &Bed, sysbench: &Sysbench, primary: &MariaDb, port: u16, args: &Args) -> Result<FanOut> {
-    let (file, _) = primary.master_status()?;
-    let followers: Vec<Proc> =
-        (0..args.followers).map(|number| follow(bed, port, &file, number)).collect::<Result<_>>()?;
-    let before = primary.proc()?.cpu_time()?;
-    let report = sysbench.run(Workload::Insert, Duration::from_secs(args.seconds))?;
-    let used = primary.proc()?.cpu_time()?.saturating_sub(before).as_secs_f64();
-    for follower in followers {
-        ensure!(follower.is_running(), "a follower of port {port} ended: see {}", follower.log().display());
-        follower.kill9();
+fn sysbench(primary: &MariaDb) -> Sysbench {
+    Sysbench::new(primary).threads(8).seed(1).tables(8).table_size(10_000)
+}
+
+fn write_small(servers: &Servers, target: u64) -> Result<()> {
+    let running = sysbench(&servers.primary).start(Workload::WriteOnly, CATCH_UP)?;
+    wait_for("sysbench to write the log", CATCH_UP, || {
+        ensure!(running.is_running(), "sysbench ended early");
+        Ok((servers.primary.master_status()?.1 >= target).then_some(()))
+    })?;
+    running.kill();
+    settle(servers)
+}
+
+fn write_large(servers: &Servers, target: u64) -> Result<()> {
+    write_rows(&servers.primary, target)?;
+    settle(servers)
+}
+
+/// Commits of one 16 KB row each, until the present file has that many bytes.
+fn write_rows(primary: &MariaDb, target: u64) -> Result<()> {
+    primary.sql("CREATE TABLE IF NOT EXISTS test.large (id BIGINT PRIMARY KEY AUTO_INCREMENT, body BLOB)")?;
+    let block = "BEGIN NOT ATOMIC FOR i IN 1..64 DO INSERT INTO test.large (body) VALUES (REPEAT(MD5(RAND()), 512)); END FOR; END";
+    while primary.master_status()?.1 < target {
+        primary.sql(block)?;
     }
-    primary.sql("FLUSH BINARY LOGS")?;
-    Ok(FanOut { primary_cpu: used * 1000.0 / report.transactions.max(1) as f64, report })
+    Ok(())
 }
 
-/// A cheap follower: the stock client, writing the log as it comes.
-fn follow(bed: &Bed, port: u16, file: &str, number: usize) -> Result<Proc> {
-    let dir = bed.path(format!("follower-{port}-{number}"));
-    std::fs::create_dir_all(&dir)?;
-    let id = format!("--stop-never-slave-server-id={}", 1000 + number);
-    remote(port, &dir)?.args(["--stop-never", &id, file]).spawn(&bed.log(&format!("follower-{port}")), None)
-}
-
-fn remote(port: u16, dir: &std::path::Path) -> Result<Cmd> {
-    let cmd = Cmd::new(template::program("mariadb-binlog")?).args([
-        "--no-defaults",
-        "--read-from-remote-server",
-        "--host=127.0.0.1",
-    ]);
-    let cmd = cmd.args([
-        &format!("--port={port}"),
-        "--user=repl",
-        &format!("--password={}", template::REPL_PASSWORD),
-        "--raw",
-    ]);
-    Ok(cmd.arg(format!("--result-file={}/", dir.display())))
-}
-
-/// MiB a second for one client that reads everything.
-fn read_all(bed: &Bed, primary: &MariaDb, port: u16) -> Result<f64> {
-    let dir = bed.path(format!("reader-{port}"));
-    std::fs::create_dir_all(&dir)?;
-    let first = primary.binlogs()?.into_iter().next().context("the primary has no binlog")?;
-    let began = Instant::now();
-    remote(port, &dir)?
-        .args(["--to-last-log", &first])
-        .run(&bed.path("logs").join(format!("reader-{port}")), Duration::from_secs(300))?;
-    let took = began.elapsed().as_secs_f64();
-    let bytes: u64 =
-        std::fs::read_dir(&dir)?.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum();
-    ensure!(bytes > 0, "nothing was read from port {port}");
-    Ok(bytes as f64 / f64::from(1 << 20) / took)
-}
-
-/// Sorted milliseconds from a commit's return to the row's sight on a replica.
-fn delays(bed: &Bed, primary: &MariaDb, name: &str, id: u32, port: u16, samples: usize) -> Result<Vec<f64>> {
-    let replica = bed.mariadb(name).server_id(id).start()?;
-    replica.replicate_from(&Source::gtid(port))?;
-    let table = format!("test.delay_{id}");
-    primary.sql(&format!("CREATE TABLE {table} (id INT PRIMARY KEY)"))?;
-    wait_for(&format!("{name} to catch up"), Duration::from_secs(600), || Ok(wait_caught_up(primary, &replica).ok()))?;
-    let (mut writer, mut reader) = (primary.session()?, replica.session()?);
-    let mut millis = Vec::with_capacity(samples);
-    for number in 0..samples {
-        writer.query(&format!("INSERT INTO {table} VALUES ({number})"))?;
-        let committed = Instant::now();
-        let select = format!("SELECT 1 FROM {table} WHERE id={number}");
-        while reader.query(&select)?.is_empty() {
-            ensure!(committed.elapsed() < Duration::from_secs(30), "row {number} did not reach {name}");
-        }
-        millis.push(committed.elapsed().as_secs_f64() * 1000.0);
-    }
-    replica.stop()?;
-    millis.sort_by(f64::total_cmp);
-    Ok(millis)
+fn read(
+    bed: &Bed,
+    story: &Story,
+    what: &'static str,
+    servers: &Servers,
+    [own, other]: &[From; 2],
+    counts: &[usize],
+    rounds: usize,
+) -> Result<Vec<figures::Goal>> {
+    let names = servers.primary.binlogs()?;
+    let files: Vec<PathBuf> =
+        names.iter().filter(|name| **name >= own.file).map(|name| servers.primary.binlog_path(name)).collect();
+    let floor = Floor::start(bed, &files)?;
+    let all = [
+        ("primary", servers.primary.proc()?, servers.primary.port(), own),
+        ("relay", servers.relay.proc()?, servers.relay.port(), own),
+        ("replica", servers.replica.proc()?, servers.replica.port(), other),
+    ]
+    .map(|(name, proc, port, from)| Server { name, proc, port, from: from.clone() });
+    catchup::measure(story, what, &all, &floor, counts, rounds)
 }
