@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use baton_wire::WireError;
 use baton_wire::checksum::ChecksumAlg;
-use baton_wire::event::{self, EventHeader, EventKind, FIRST_EVENT, FormatDescription, GtidListEvent, Rotate};
+use baton_wire::event::{
+    self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, HEADER_LEN, Heartbeat, Rotate,
+};
 use baton_wire::gtid::mariadb::GtidList;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -317,7 +319,7 @@ impl Dump<'_> {
             read = self.stream.read(&mut probe) => client_said(read, &probe),
             () = tokio::time::sleep_until(beat) => {
                 if self.request.heartbeat.is_some() {
-                    let position = u32::try_from(flow.reader.position().offset).unwrap_or(0);
+                    let position = flow.reader.position().offset;
                     let event = self.heartbeat_event(&flow.file_name, position, flow.emitter.checksum());
                     flow.emitter.own(&mut flow.out, &event)?;
                     self.flush(flow).await?;
@@ -352,16 +354,8 @@ impl Dump<'_> {
         }
     }
 
-    fn heartbeat_event(&self, file: &str, position: u32, alg: ChecksumAlg) -> Vec<u8> {
-        let header = EventHeader {
-            timestamp: 0,
-            kind: EventKind::HEARTBEAT,
-            server_id: self.server_id,
-            size: 0,
-            log_pos: position,
-            flags: 0,
-        };
-        event::build(header, file.as_bytes(), alg)
+    fn heartbeat_event(&self, file: &str, position: u64, alg: ChecksumAlg) -> Vec<u8> {
+        Heartbeat { file: file.to_owned(), position }.v1(Flavor::MariaDb, self.server_id, alg)
     }
 
     async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
