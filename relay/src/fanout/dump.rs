@@ -10,7 +10,7 @@ use std::time::Duration;
 use baton_wire::WireError;
 use baton_wire::checksum::ChecksumAlg;
 use baton_wire::event::{
-    self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, HEADER_LEN, Heartbeat, Rotate,
+    self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, Heartbeat, Rotate,
 };
 use baton_wire::gtid::mariadb::GtidList;
 use thiserror::Error;
