@@ -102,7 +102,7 @@ impl LogReader {
     }
 
     /// Up to `max` bytes (at least 1) from the position on, within its file and within what is visible; the position stays. Chunks need not
-    /// end between events. `buf` is overwritten unless the answer is [`Chunk::Shared`]; if the future is dropped, its content is lost.
+    /// end between events, but one in the buffer is shorter than `max` only where the visible part of the file ends. `buf` is overwritten unless the answer is [`Chunk::Shared`]; if the future is dropped, its content is lost.
     ///
     /// Errors: the file is gone or was cut off by `retain_hard_bytes`, the position lies beyond its end, or the disk fails.
     pub async fn read(&mut self, max: usize, buf: &mut Vec<u8>) -> Result<Chunk, ReadError> {
@@ -153,7 +153,8 @@ impl LogReader {
         };
         let failed = |e| StorageFailure::new(&segment.name, at, "read", e);
         buf.resize(want, 0);
-        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n > 0);
+        // The page cache may have the first bytes only: what is read must not end there, in the middle of an event's header, say.
+        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n == want);
         let n = match cached {
             Some(n) => n,
             None => {
