@@ -15,7 +15,7 @@ use baton_wire::{Result, WireError};
 /// What a client must not see, or sees in other words.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
-    /// Leave ANNOTATE_ROWS out.
+    /// Leave ANNOTATE_ROWS out; with `stand_ins`, replace it: such a client adds up positions event by event.
     pub(super) drop_annotate: bool,
     /// Replace MariaDB's own events by stand-ins.
     pub(super) stand_ins: bool,
@@ -26,6 +26,14 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    fn drops(&self, kind: EventKind) -> bool {
+        kind == EventKind::ANNOTATE_ROWS && self.drop_annotate && !self.stand_ins
+    }
+
+    fn replaces(&self, kind: EventKind) -> bool {
+        self.stand_ins && (kind != EventKind::ANNOTATE_ROWS || self.drop_annotate)
+    }
+
     fn is_transparent(&self) -> bool {
         !self.drop_annotate && !self.stand_ins && self.known.is_none() && self.until.is_none()
     }
@@ -126,7 +134,7 @@ impl Emitter {
             true
         } else {
             let mark = self.observe(header, prefix)?;
-            let hidden = self.skipping || (self.filter.drop_annotate && header.kind == EventKind::ANNOTATE_ROWS);
+            let hidden = self.skipping || self.filter.drops(header.kind);
             if mark == Mark::End {
                 self.end_transaction();
             }
@@ -147,7 +155,7 @@ impl Emitter {
     fn one(&mut self, out: &mut Vec<u8>, header: &EventHeader, bytes: &[u8]) -> Result<()> {
         let body = &bytes[HEADER_LEN..bytes.len().saturating_sub(self.checksum.len()).max(HEADER_LEN)];
         let mark = self.observe(header, body)?;
-        let hidden = self.skipping || (self.filter.drop_annotate && header.kind == EventKind::ANNOTATE_ROWS);
+        let hidden = self.skipping || self.filter.drops(header.kind);
         if mark == Mark::End {
             self.end_transaction();
         }
@@ -155,7 +163,8 @@ impl Emitter {
             return Ok(());
         }
         self.events += 1;
-        match stand_in(header, body, self.checksum).filter(|_| self.filter.stand_ins) {
+        let other = if self.filter.replaces(header.kind) { stand_in(header, body, self.checksum) } else { None };
+        match other {
             Some(other) => self.framer.frame(out, &other),
             None => self.framer.frame(out, bytes),
         }
@@ -189,11 +198,12 @@ impl Emitter {
     }
 }
 
-/// What a server sends in place of MariaDB's own events to a client that does not know them: a QUERY of the same size, so that
-/// positions stay right (`Gtid_log_event::make_compatible_event`, `Query_log_event::dummy_event`).
+/// What a server sends in place of MariaDB's own events to a client that does not know them: an event of the same size, so that positions
+/// stay right: BEGIN or a comment, or a variable set to NULL where there is no room for those, byte by byte as a server does it
+/// (`Gtid_log_event::make_compatible_event`, `Query_log_event::dummy_event`).
 fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u8>> {
     const QUERY_HEADER: usize = 13;
-    let text_room = body.len().checked_sub(QUERY_HEADER + 1)?;
+    const VARIABLE_NAME: &[u8] = b"!dummyvar";
     let begins = match header.kind {
         EventKind::MARIADB_GTID => {
             let gtid = GtidEvent::parse(header.server_id, body).ok()?;
@@ -201,6 +211,14 @@ fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u
         }
         EventKind::GTID_LIST | EventKind::BINLOG_CHECKPOINT | EventKind::ANNOTATE_ROWS => false,
         _ => return None,
+    };
+    let as_kind = |kind, body: &[u8]| {
+        Some(event::build(EventHeader { kind, flags: header.flags | FLAG_SUPPRESS_USE, ..*header }, body, alg))
+    };
+    let Some(text_room) = body.len().checked_sub(QUERY_HEADER + 1).filter(|room| *room > 0) else {
+        // Length of the name, name, whether NULL.
+        let name = VARIABLE_NAME.get(..body.len().checked_sub(5)?)?;
+        return as_kind(EventKind::USER_VAR, &[&(name.len() as u32).to_le_bytes(), name, &[1]].concat());
     };
     let mut query = vec![0; QUERY_HEADER];
     if begins {
@@ -215,11 +233,10 @@ fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u
         query.extend_from_slice(b"BEGIN");
     } else {
         query.push(0);
-        let text = b"# event of the primary that this client does not know";
-        query.extend((0..text_room).map(|i| text.get(i).copied().unwrap_or(b' ')));
+        let text = format!("# Dummy event replacing event type {} that slave cannot handle.", header.kind.0);
+        query.extend((0..text_room).map(|i| text.as_bytes().get(i).copied().unwrap_or(b' ')));
     }
-    let header = EventHeader { kind: EventKind::QUERY, flags: header.flags | FLAG_SUPPRESS_USE, ..*header };
-    Some(event::build(header, &query, alg))
+    as_kind(EventKind::QUERY, &query)
 }
 
 /// Bytes at the front of `data` that are whole events.
