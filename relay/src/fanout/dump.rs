@@ -43,8 +43,8 @@ pub(super) enum DumpEnd {
     /// The client closed the connection, or the network did.
     #[error("the client left: {0}")]
     Left(#[from] std::io::Error),
-    /// A non-blocking dump reached the end.
-    #[error("end of the log reached")]
+    /// A non-blocking dump reached the end, or `UNTIL` its position.
+    #[error("everything that was asked for is sent")]
     Eof,
     /// Killed, replaced or stopped while a packet was half written.
     #[error("ended by the relay in the middle of a packet")]
@@ -187,6 +187,11 @@ impl Dump<'_> {
             Some(g) => (g.at.clone(), missing_filter(&g.at, &g.known)),
             None => (GtidList::default(), None),
         };
+        // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset.
+        let from_start = match &begin.gtid {
+            Some(gtid) => known.is_none() && (gtid.at_file_start || pos.offset <= headers.end),
+            None => pos.offset == FIRST_EVENT,
+        };
         let filter = Filter {
             drop_annotate: !self.request.annotate,
             stand_ins: !self.request.understands_gtid,
@@ -204,8 +209,6 @@ impl Dump<'_> {
             last_sent: Instant::now(),
             counted: 0,
         };
-        // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset.
-        let from_start = pos.offset <= headers.end && (begin.gtid.is_some() || pos.offset == FIRST_EVENT);
         let told = if begin.gtid.is_some() { FIRST_EVENT } else { pos.offset };
         let rotate = Rotate { position: told, file: flow.file_name.clone() }.artificial(self.server_id, first_checksum);
         flow.emitter.own(&mut flow.out, &rotate)?;
@@ -319,7 +322,7 @@ impl Dump<'_> {
         }
     }
 
-    /// Everything that `UNTIL` asked for was sent: says so, then waits for the client to leave.
+    /// Everything that `UNTIL` asked for was sent: says so, and ends the stream, as a server does.
     async fn end_until(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         let header = EventHeader {
             timestamp: 0,
@@ -333,13 +336,7 @@ impl Dump<'_> {
         let event = event::build(header, &list.body(), flow.emitter.checksum());
         flow.emitter.own(&mut flow.out, &event)?;
         self.flush(flow).await?;
-        let mut probe = [0_u8; 64];
-        loop {
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(DumpEnd::Cancelled),
-                read = self.stream.read(&mut probe) => client_said(read, &probe)?,
-            }
-        }
+        Err(DumpEnd::Eof)
     }
 
     fn heartbeat_event(&self, file: &str, position: u32, alg: ChecksumAlg) -> Vec<u8> {

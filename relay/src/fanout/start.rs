@@ -1,5 +1,6 @@
 //! Where a client's stream begins: pure decisions over what the log knows.
 
+use baton_wire::gtid::GtidPosition;
 use baton_wire::gtid::mariadb::GtidList;
 
 use super::request::StartFrom;
@@ -30,17 +31,23 @@ pub(super) struct Begin {
 pub(super) struct GtidBegin {
     /// The log's position at the place.
     pub(super) at: GtidList,
-    /// What the client has.
+    /// What the client has, of the log's domains.
     pub(super) known: GtidList,
+    /// No transaction stands before the place in its file: the file is told from its first event, as a server does.
+    pub(super) at_file_start: bool,
 }
 
 /// Resolves a start by GTID.
 pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
     match log.find_start(wanted) {
-        Ok(start) => Resolution::Begin(Begin {
-            pos: start.pos,
-            gtid: Some(GtidBegin { at: start.gtid, known: wanted.clone() }),
-        }),
+        Ok(start) => {
+            let head = log.head().map(|head| head.gtid.clone());
+            let ours = head.as_ref().and_then(GtidPosition::mariadb);
+            // Domains that the log has never heard of say nothing about what it holds.
+            let known = wanted.iter().filter(|gtid| ours.is_some_and(|ours| ours.get(gtid.domain).is_some())).collect();
+            let gtid = GtidBegin { at: start.gtid, known, at_file_start: start.at_file_start };
+            Resolution::Begin(Begin { pos: start.pos, gtid: Some(gtid) })
+        }
         Err(GtidStartError::Log(LogError::Empty)) => Resolution::Hold("this relay's log is empty".into()),
         Err(e @ GtidStartError::Ahead { .. }) => Resolution::Hold(e.to_string()),
         Err(GtidStartError::Purged { .. }) => Resolution::Refuse(
@@ -119,7 +126,6 @@ mod tests {
     use super::*;
     use baton_wire::checksum::ChecksumAlg;
     use baton_wire::event::Flavor;
-    use baton_wire::gtid::GtidPosition;
 
     fn file(number: u64, size: u64, closed: bool) -> FileInfo {
         FileInfo {
