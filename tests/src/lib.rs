@@ -18,6 +18,7 @@
 pub mod certs;
 pub mod compare;
 pub mod dir;
+pub mod dump;
 pub mod load;
 pub mod mariadb;
 pub mod ports;
@@ -33,6 +34,7 @@ pub mod wait;
 pub use certs::Certs;
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
+pub use dump::Dump;
 pub use load::{Report, Running, Sysbench, Workload};
 pub use mariadb::{MariaDb, MariaDbBuilder, Source, Ssl, Start};
 pub use procs::{Cmd, Proc};
