@@ -4,5 +4,5 @@ mod kinds;
 mod moves;
 mod streams;
 mod support;
-mod tools;
+
 mod trees;
