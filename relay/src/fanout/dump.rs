@@ -296,7 +296,7 @@ impl Dump<'_> {
         self.flush(flow).await
     }
 
-    /// Everything that `UNTIL` asked for was sent: says so, then waits for the client to leave.
+    /// Everything that `UNTIL` asked for was sent: says so, and ends the stream, as a server does.
     async fn end_until(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         let header = EventHeader {
             timestamp: 0,
@@ -310,13 +310,7 @@ impl Dump<'_> {
         let event = event::build(header, &list.body(), flow.emitter.checksum());
         flow.emitter.own(&mut flow.out, &event)?;
         self.flush(flow).await?;
-        let mut probe = [0_u8; 64];
-        loop {
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(DumpEnd::Cancelled),
-                read = self.stream.read(&mut probe) => client_said(read, &probe)?,
-            }
-        }
+        Err(DumpEnd::Eof)
     }
 
     pub(super) fn heartbeat_event(&self, file: &str, position: u64, alg: ChecksumAlg) -> Vec<u8> {

@@ -35,7 +35,7 @@ type Result<T> = std::result::Result<T, EmitError>;
 /// What a client must not see, or sees in other words.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
-    /// Leave ANNOTATE_ROWS out.
+    /// Leave ANNOTATE_ROWS out; with `stand_ins`, replace it: such a client adds up positions event by event.
     pub(super) drop_annotate: bool,
     /// Replace MariaDB's own events by stand-ins.
     pub(super) stand_ins: bool,
@@ -51,6 +51,14 @@ impl Filter {
     /// Whether the choice depends on transactions.
     fn tracks(&self) -> bool {
         !self.known.is_empty() || !self.foreign.is_empty() || self.until.is_some()
+    }
+
+    fn drops(&self, kind: EventKind) -> bool {
+        kind == EventKind::ANNOTATE_ROWS && self.drop_annotate && !self.stand_ins
+    }
+
+    fn replaces(&self, kind: EventKind) -> bool {
+        self.stand_ins && (kind != EventKind::ANNOTATE_ROWS || self.drop_annotate)
     }
 
     fn is_transparent(&self) -> bool {
@@ -174,13 +182,13 @@ impl Emitter {
             return Ok(());
         }
         self.events += 1;
-        let other = if self.filter.stand_ins { stand_in(header, body, self.checksum) } else { None };
+        let other = if self.filter.replaces(header.kind) { stand_in(header, body, self.checksum) } else { None };
         Ok(self.framer.frame(out, other.as_deref().unwrap_or(bytes))?)
     }
 
     /// Whether an event goes out; follows the transactions.
     fn passes(&mut self, header: &EventHeader, body: &[u8]) -> Result<bool> {
-        let mut hidden = self.filter.drop_annotate && header.kind == EventKind::ANNOTATE_ROWS;
+        let mut hidden = self.filter.drops(header.kind);
         if self.filter.tracks() {
             let mark = self.tracker.observe(header, body)?;
             if let Mark::Begin(TransactionId::MariaDb(gtid), _) = &mark {

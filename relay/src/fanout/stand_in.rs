@@ -9,6 +9,7 @@ use baton_wire::event::{self, EventHeader, EventKind, FLAG_SUPPRESS_USE, GtidEve
 const QUERY_HEADER: usize = 13;
 /// A USER_VAR's length of the name, and whether the value is NULL.
 const USER_VAR_FRAME: usize = 5;
+const VARIABLE_NAME: &[u8] = b"!dummyvar";
 
 /// What a server sends in place of MariaDB's own events to a client that does not know them (`Gtid_log_event::make_compatible_event`,
 /// `Query_log_event::dummy_event`): `BEGIN`, or a comment; and a user variable where a QUERY has no room. `None` for all other events.
@@ -21,8 +22,10 @@ pub(super) fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> O
         EventKind::GTID_LIST | EventKind::BINLOG_CHECKPOINT | EventKind::ANNOTATE_ROWS => false,
         _ => return None,
     };
-    let Some(room) = body.len().checked_sub(QUERY_HEADER + 1) else { return user_variable(header, body, alg) };
-    let query = if begins { begin(room)? } else { comment(room) };
+    let Some(room) = body.len().checked_sub(QUERY_HEADER + 1).filter(|room| *room > 0) else {
+        return user_variable(header, body, alg);
+    };
+    let query = if begins { begin(room)? } else { comment(header.kind, room) };
     let header = EventHeader { kind: EventKind::QUERY, flags: header.flags | FLAG_SUPPRESS_USE, ..*header };
     Some(event::build(header, &query, alg))
 }
@@ -41,19 +44,17 @@ fn begin(room: usize) -> Option<Vec<u8>> {
     Some(query)
 }
 
-fn comment(room: usize) -> Vec<u8> {
+fn comment(kind: EventKind, room: usize) -> Vec<u8> {
     let mut query = vec![0; QUERY_HEADER + 1];
-    let text = b"# event of the primary that this client does not know";
-    query.extend((0..room).map(|i| text.get(i).copied().unwrap_or(b' ')));
+    let text = format!("# Dummy event replacing event type {} that slave cannot handle.", kind.0);
+    query.extend((0..room).map(|i| text.as_bytes().get(i).copied().unwrap_or(b' ')));
     query
 }
 
 /// A user variable of a name that nobody uses, set to NULL.
 fn user_variable(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u8>> {
-    let name = body.len().checked_sub(USER_VAR_FRAME)?;
-    let mut set = u32::try_from(name).ok()?.to_le_bytes().to_vec();
-    set.resize(4 + name, b'!');
-    set.push(1);
+    let name = VARIABLE_NAME.get(..body.len().checked_sub(USER_VAR_FRAME)?)?;
+    let set = [&(name.len() as u32).to_le_bytes(), name, &[1]].concat();
     let header = EventHeader { kind: EventKind::USER_VAR, flags: header.flags | FLAG_SUPPRESS_USE, ..*header };
     Some(event::build(header, &set, alg))
 }
@@ -110,9 +111,9 @@ mod tests {
         for alg in ALGS {
             assert!(query_of(EventKind::GTID_LIST, &list.body(), alg).starts_with('#'));
             assert!(query_of(EventKind::BINLOG_CHECKPOINT, &checkpoint.body(), alg).starts_with('#'));
-            for len in [14, 15, 60, 5000] {
+            for len in [15, 60, 5000] {
                 let text = query_of(EventKind::ANNOTATE_ROWS, &vec![b'x'; len], alg);
-                assert!(text.is_empty() && len == 14 || text.starts_with('#'), "{len}: {text}");
+                assert!(text.starts_with('#'), "{len}: {text}");
             }
         }
     }
@@ -124,7 +125,7 @@ mod tests {
             for (kind, body) in [(EventKind::GTID_LIST, list.clone()), (EventKind::ANNOTATE_ROWS, b"DO 1".repeat(3))] {
                 let (h, body) = checked(kind, &body, alg).unwrap_or_else(|| panic!("{kind}: none"));
                 match EventBody::decode(&h, &body, Flavor::MariaDb) {
-                    Ok(EventBody::UserVar(v)) => assert!(v.name.iter().all(|b| *b == b'!') && v.value.is_none()),
+                    Ok(EventBody::UserVar(v)) => assert!(VARIABLE_NAME.starts_with(v.name) && v.value.is_none()),
                     other => panic!("{kind}: {other:?}"),
                 }
             }

@@ -71,7 +71,7 @@ fn filter() -> Filter {
 fn emitted(filter: Filter, at: &str, log: &[u8], read: usize) -> (Vec<Vec<u8>>, Option<EmitError>, Emitter) {
     let mut emitter = Emitter::new(filter, ALG, list(at), 1);
     let (mut out, mut pieces, mut from, mut least, mut error) = (Vec::new(), Pieces::new(read), 0, 1, None);
-    while from < log.len() && !(emitter.until_reached() && !pieces.inside_event()) {
+    while from < log.len() && (pieces.inside_event() || !emitter.until_reached()) {
         match pieces.take(&mut emitter, &mut out, &log[from..log.len().min(from + read.max(least))]) {
             Ok(Taken::Bytes(n)) => (from, least) = (from + n, 1),
             Ok(Taken::Needs(n)) => least = n,
