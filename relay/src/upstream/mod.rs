@@ -5,6 +5,7 @@
 
 mod backoff;
 mod client;
+mod doubt;
 mod error;
 mod ingest;
 mod plan;

@@ -1,5 +1,7 @@
 //! What the upstream side tells others about itself.
 
+use std::time::Instant;
+
 use crate::clock::Micros;
 
 /// State of the stream from the primary.
@@ -51,6 +53,8 @@ pub struct UpstreamStatus {
     pub behind_since: Option<Micros>,
     /// The primary's own GTID position, as last heard.
     pub primary_gtid: Option<String>,
+    /// When it was asked for that.
+    pub primary_asked: Option<Instant>,
     /// Connections made since the start.
     pub connects: u64,
 }
@@ -67,6 +71,7 @@ impl Default for UpstreamStatus {
             hint: None,
             behind_since: None,
             primary_gtid: None,
+            primary_asked: None,
             connects: 0,
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::Context;
 use super::client::{Client, Login};
+use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::plan::{LogEnd, Plan, ServerFacts, plan};
@@ -64,7 +65,8 @@ pub(super) async fn run(
     dump(context, &mut client, &file, position).await?;
     let address = client.address.clone();
     let (stream, early) = client.into_stream();
-    Reading { context, appender, address, stream, buf: early, server_id: facts.server.server_id }
+    let known_behind = end.as_ref().is_some_and(|e| !facts.server.gtid_binlog_pos.covers(&e.gtid));
+    Reading { context, appender, address, stream, buf: early, server_id: facts.server.server_id, known_behind }
         .read(Ingest::new(start), progressed)
         .await
 }
@@ -86,14 +88,15 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
     let server_id = client.value("SHOW VARIABLES LIKE 'server_id'").await?;
     let server_id = number(server_id, "server_id")?;
     let gtid_binlog_pos = position(client.value("SELECT @@GLOBAL.gtid_binlog_pos").await?)?;
-    let gtid_at_head = match end {
-        Some(end) => {
-            let sql =
-                format!("SELECT BINLOG_GTID_POS('{}',{})", end.upstream_file.replace(['\'', '\\'], ""), end.pos.offset);
-            client.value(&sql).await?.map(|text| position(Some(text))).transpose()?
-        }
-        None => None,
-    };
+    let mut gtid_at_head = None;
+    let mut has_file = false;
+    if let Some(end) = end {
+        let file = end.upstream_file.replace(['\'', '\\'], "");
+        let sql = format!("SELECT BINLOG_GTID_POS('{file}',{})", end.pos.offset);
+        gtid_at_head = client.value(&sql).await?.map(|text| position(Some(text))).transpose()?;
+        has_file =
+            gtid_at_head.is_some() || client.value(&format!("SELECT BINLOG_GTID_POS('{file}',4)")).await?.is_some();
+    }
     let period = context.heartbeat.as_nanos();
     client.query(&format!("SET @master_heartbeat_period= {period}")).await?;
     client.query("SET @master_binlog_checksum= @@global.binlog_checksum").await?;
@@ -102,7 +105,7 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         _ => ChecksumAlg::Crc32,
     };
     client.query("SET @mariadb_slave_capability=4").await?;
-    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head }, checksum })
+    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head, has_file }, checksum })
 }
 
 fn number(value: Option<String>, what: &'static str) -> Result<u32, StreamError> {
@@ -216,6 +219,8 @@ struct Reading<'a> {
     stream: Stream,
     buf: BytesMut,
     server_id: u32,
+    /// The primary said already before the stream that it has less than the log, and yet the stream fits.
+    known_behind: bool,
 }
 
 impl Reading<'_> {
@@ -226,6 +231,7 @@ impl Reading<'_> {
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut deframer = EventDeframer::new(DeframerOptions::default());
         let mut streaming = false;
+        let mut doubt = Doubt::new(self.context, self.known_behind);
         loop {
             let now = Micros::now();
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
@@ -233,6 +239,8 @@ impl Reading<'_> {
             ingest.flush(now);
             self.perform(&mut ingest).await?;
             parsed?;
+            // The disk may fail behind the last event that comes for long; heartbeats lead here.
+            self.appender.check()?;
             if !streaming && ingest.counts.events > 0 {
                 streaming = true;
                 *progressed = true;
@@ -240,7 +248,11 @@ impl Reading<'_> {
             }
             self.count(&mut ingest);
             self.buf.reserve(READ_BYTES.max(deframer.min_buffer()));
-            match timeout(self.context.silence, self.stream.read_buf(&mut self.buf)).await {
+            let read = tokio::select! {
+                gtid = doubt.justified(self.context) => return Err(StreamError::Behind { gtid }),
+                read = timeout(self.context.silence, self.stream.read_buf(&mut self.buf)) => read,
+            };
+            match read {
                 Ok(Ok(0)) => return Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
                 Ok(Ok(n)) => self.context.metrics.upstream_received_bytes.inc_by(n as u64),
                 Ok(Err(e)) => return Err(self.io(e)),

@@ -39,11 +39,13 @@ async fn ask(context: &Context, mut client: Client) {
             () = sleep_until(next) => {
                 next = Instant::now() + PERIOD;
                 let asked = Micros::now();
+                let began = Instant::now();
                 let Ok(answer) = client.value("SELECT @@GLOBAL.gtid_binlog_pos").await else { return };
                 let Ok(position) = answer.clone().unwrap_or_default().parse::<GtidList>() else { return };
                 let behind = !has(context, &position);
                 context.status.send_modify(|s| {
                     s.primary_gtid = answer;
+                    s.primary_asked = Some(began.into_std());
                     if behind && due.is_none() {
                         s.behind_since = Some(asked);
                     }
