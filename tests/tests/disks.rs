@@ -6,18 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use baton_testbed::fleet::fill;
 use baton_testbed::{
-    Cmd, DEADLINE, Kind, MariaDb, Plan, RelayProc, Source, Volume, procs, scenario, template, wait_caught_up,
-    wait_until, witness,
+    Cmd, DEADLINE, Kind, Plan, RelayProc, Source, Volume, procs, scenario, template, wait_caught_up, wait_until,
+    witness,
 };
-
-fn fill(primary: &MariaDb, megabytes: u32) -> Result<()> {
-    primary.sql("CREATE TABLE IF NOT EXISTS test.wide (id INT AUTO_INCREMENT PRIMARY KEY, filler LONGTEXT)")?;
-    for _ in 0..megabytes {
-        primary.sql("INSERT INTO test.wide (filler) SELECT REPEAT('x', 100000) FROM test.seq_1_to_10")?;
-    }
-    Ok(())
-}
 
 #[test]
 fn full_disk_stops_the_log_with_a_clear_error_and_it_goes_on_once_there_is_room() {
