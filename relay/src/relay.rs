@@ -74,6 +74,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     };
     let promise = PromiseFile::open(&*storage)?;
     let (log, appender) = Log::open(storage, log_config)?;
+    let observer = Arc::clone(&metrics);
+    log.observe_syncs(move |bytes, took| observer.observe_sync(bytes, took));
 
     let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
     let http = listen("listen.http", &config.listen.http.to_string()).await?;

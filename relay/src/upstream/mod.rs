@@ -8,6 +8,7 @@ mod backoff;
 mod behind;
 mod client;
 mod control;
+mod doubt;
 mod error;
 mod ingest;
 mod plan;

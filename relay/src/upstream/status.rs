@@ -1,5 +1,7 @@
 //! What the upstream side tells others about itself.
 
+use std::time::Instant;
+
 use crate::clock::Micros;
 use crate::log::Promised;
 
@@ -71,6 +73,8 @@ pub struct UpstreamStatus {
     pub semi_sync: Option<SemiSync>,
     /// Settings of the primary that break what acknowledgements promise, each with the statement that mends it.
     pub warnings: Vec<String>,
+    /// When it was asked for that.
+    pub primary_asked: Option<Instant>,
     /// Connections made since the start.
     pub connects: u64,
 }
@@ -91,6 +95,7 @@ impl Default for UpstreamStatus {
             promised: Promised::default(),
             semi_sync: None,
             warnings: Vec::new(),
+            primary_asked: None,
             connects: 0,
         }
     }
