@@ -43,9 +43,9 @@ impl Pieces {
             }
             return Ok(Taken::Bytes(n));
         }
-        let whole = whole_events(bytes)?;
+        let whole = emitter.run(out, bytes)?;
         if whole > 0 {
-            return Ok(Taken::Bytes(emitter.run(out, &bytes[..whole])?));
+            return Ok(Taken::Bytes(whole));
         }
         // Not even one: the chunk ends inside an event, which may be larger than a read.
         if bytes.len() < HEADER_LEN {
@@ -64,19 +64,6 @@ impl Pieces {
         self.large = Some((size.saturating_sub(bytes.len()), sent));
         Ok(Taken::Bytes(bytes.len()))
     }
-}
-
-/// Bytes at the front of `data` that are whole events.
-fn whole_events(data: &[u8]) -> Result<usize> {
-    let mut at = 0;
-    while data.len() - at >= HEADER_LEN {
-        let size = EventHeader::parse(&data[at..])?.size as usize;
-        if size > data.len() - at {
-            break;
-        }
-        at += size;
-    }
-    Ok(at)
 }
 
 #[cfg(test)]
