@@ -31,6 +31,8 @@ use crate::net::Stream;
 
 /// Bytes of log that are read, framed and written at a time.
 const READ_BYTES: usize = 256 * 1024;
+/// Framed bytes that are not kept back for more.
+const WRITE_BYTES: usize = 128 * 1024;
 /// Buffers above this size are given back while a client waits.
 const KEEP_BYTES: usize = 4 * 1024;
 /// `GtidListEvent` flag that ends `START SLAVE UNTIL`.
@@ -223,7 +225,10 @@ impl Dump<'_> {
                         Taken::Bytes(n) => {
                             least = 1;
                             flow.reader.advance(n as u64);
-                            self.flush(flow).await?;
+                            // Small chunks gather, as long as there are more.
+                            if flow.out.len() >= WRITE_BYTES {
+                                self.flush(flow).await?;
+                            }
                         }
                         Taken::Needs(n) if n > least => least = n,
                         Taken::Needs(n) => {
@@ -236,6 +241,7 @@ impl Dump<'_> {
                 }
                 Chunk::NextFile(number) => self.next_file(flow, number).await?,
                 Chunk::AtEnd => {
+                    self.flush(flow).await?;
                     if self.request.non_blocking {
                         return Err(DumpEnd::Eof);
                     }

@@ -142,21 +142,20 @@ impl Emitter {
         Ok(self.framer.frame(out, event)?)
     }
 
-    /// Frames a run of whole events; gives how many of its bytes are done with (fewer than all only when UNTIL is reached).
-    pub(super) fn run(&mut self, out: &mut Vec<u8>, events: &[u8]) -> Result<usize> {
+    /// Frames the whole events at the front of `bytes`, of which the last one may be cut off; gives how many bytes are done with (fewer than the
+    /// whole events have only when UNTIL is reached).
+    pub(super) fn run(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<usize> {
         if self.filter.is_transparent() {
-            self.events += self.framer.frame_all(out, events)? as u64;
-            return Ok(events.len());
+            let run = self.framer.frame_front(out, bytes)?;
+            self.events += run.events as u64;
+            return Ok(run.bytes);
         }
         let mut at = 0;
-        while at < events.len() && !self.until_reached {
-            let header = EventHeader::parse(&events[at..])?;
-            let Some(bytes) = events.get(at..at + header.size as usize) else {
-                let (need, have) = (header.size as usize, events.len() - at);
-                return Err(WireError::Truncated { what: "event of the log", need, have }.into());
-            };
-            self.one(out, &header, bytes)?;
-            at += bytes.len();
+        while bytes.len() - at >= HEADER_LEN && !self.until_reached {
+            let header = EventHeader::parse(&bytes[at..])?;
+            let Some(event) = bytes.get(at..at + header.size as usize) else { break };
+            self.one(out, &header, event)?;
+            at += event.len();
         }
         Ok(at)
     }

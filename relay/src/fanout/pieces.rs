@@ -2,7 +2,6 @@
 //!
 //! Owns what is known of an event that spans reads. Promises: events up to the size of a read are framed whole, so that filters see all of them.
 
-use baton_wire::WireError;
 use baton_wire::event::{EventHeader, HEADER_LEN};
 
 use super::emit::{EmitError, Emitter};
@@ -48,9 +47,9 @@ impl Pieces {
             }
             return Ok(Taken::Bytes(n));
         }
-        let whole = whole_events(bytes)?;
+        let whole = emitter.run(out, bytes)?;
         if whole > 0 {
-            return Ok(Taken::Bytes(emitter.run(out, &bytes[..whole])?));
+            return Ok(Taken::Bytes(whole));
         }
         // Not even one: the chunk ends inside an event, which may be larger than a read.
         if bytes.len() < HEADER_LEN {
@@ -69,19 +68,6 @@ impl Pieces {
         self.large = Some((size.saturating_sub(bytes.len()), sent)).filter(|(left, _)| *left > 0);
         Ok(Taken::Bytes(bytes.len()))
     }
-}
-
-/// Bytes at the front of `data` that are whole events.
-fn whole_events(data: &[u8]) -> Result<usize, WireError> {
-    let mut at = 0;
-    while data.len() - at >= HEADER_LEN {
-        let size = EventHeader::parse(&data[at..])?.size as usize;
-        if size > data.len() - at {
-            break;
-        }
-        at += size;
-    }
-    Ok(at)
 }
 
 #[cfg(test)]
