@@ -292,3 +292,7 @@ fn base_name(identity: &ReplicaIdentity) -> String {
 fn same_server(a: &ReplicaIdentity, b: &ReplicaIdentity) -> bool {
     (a.server_id != 0 && a.server_id == b.server_id) || (a.uuid.is_some() && a.uuid == b.uuid)
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;
