@@ -26,7 +26,7 @@ pub(super) fn take(
     }
     let whole = whole_events(bytes)?;
     if whole > 0 {
-        return Ok(emitter.run(out, &bytes[..whole])?);
+        return emitter.run(out, &bytes[..whole]);
     }
     // Not even one: the read ends inside an event that is larger than it.
     let header = EventHeader::parse(bytes)?;

@@ -69,7 +69,7 @@ impl Supervision {
         self.failures += 1;
         self.path = (self.path + 1) % self.paths;
         let held = ended.lived.is_some_and(|lived| lived >= HELD);
-        let untried_path = ended.lived.is_none() && self.failures % self.paths != 0;
+        let untried_path = ended.lived.is_none() && !self.failures.is_multiple_of(self.paths);
         match ended.state {
             // A server that restarts is back in an instant; and a failed path is left for the next one at once.
             UpstreamState::Connecting if held || untried_path => Duration::ZERO,
