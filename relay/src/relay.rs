@@ -41,12 +41,13 @@ fn load_tls(config: &Config) -> Result<BothTls, ConfigError> {
         ConfigError { problems: vec![problem] }
     };
     let server = match (&config.listen.tls_cert_file, &config.listen.tls_key_file) {
-        (Some(cert), Some(key)) => {
-            let key_at_fault = |e: &tls::TlsError| matches!(e, tls::TlsError::Read { path, .. } | tls::TlsError::Content { path, .. } if path == key);
-            Some(tls::server_config(cert, key).map_err(|e| {
-                unusable(if key_at_fault(&e) { "listen.tls_key_file" } else { "listen.tls_cert_file" }, e)
-            })?)
-        }
+        (Some(cert), Some(key)) => Some(tls::server_config(cert, key).map_err(|e| {
+            let of_key = match &e {
+                tls::TlsError::Read { path, .. } | tls::TlsError::Content { path, .. } => path == key,
+                _ => false,
+            };
+            unusable(if of_key { "listen.tls_key_file" } else { "listen.tls_cert_file" }, e)
+        })?),
         _ => None,
     };
     let client = tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())
