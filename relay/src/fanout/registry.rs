@@ -298,38 +298,5 @@ fn same_server(a: &ReplicaIdentity, b: &ReplicaIdentity) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attach(registry: &Registry, server_id: u32, host: &str, port: u16, connection: u32) -> Arc<Replica> {
-        let identity = ReplicaIdentity {
-            connection,
-            server_id,
-            uuid: None,
-            report_host: host.to_owned(),
-            report_port: port,
-            user: "repl".to_owned(),
-            peer: SocketAddr::from(([127, 0, 0, 1], 50_000)),
-            registered: true,
-        };
-        registry.attach(identity, CancellationToken::new()).0
-    }
-
-    fn names(registry: &Registry) -> Vec<String> {
-        registry.named().into_iter().map(|(name, _)| name).collect()
-    }
-
-    #[test]
-    fn a_name_is_the_report_host_and_gets_the_port_only_where_two_servers_share_it() {
-        let registry = Registry::new();
-        attach(&registry, 2, "db", 3306, 1);
-        attach(&registry, 3, "", 3306, 2);
-        attach(&registry, 4, "other", 3306, 3);
-        assert_eq!(names(&registry), ["db", "server-3", "other"]);
-        // The same server on a new connection, while the old one has not ended yet.
-        attach(&registry, 2, "db", 3306, 4);
-        assert_eq!(names(&registry), ["db", "server-3", "other", "db"]);
-        attach(&registry, 5, "db", 3307, 5);
-        assert_eq!(names(&registry), ["db:3306", "server-3", "other", "db:3306", "db:3307"]);
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

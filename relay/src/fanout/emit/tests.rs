@@ -226,7 +226,10 @@ fn a_client_may_begin_inside_a_transaction_whatever_it_does_not_want_to_see() {
 #[test]
 fn stand_ins_leave_every_position_where_it_was() {
     let whole = log();
-    let (events, error, _) = emitted(Filter { stand_ins: true, ..filter() }, "", &whole, 400);
+    // A client that asks for statements of rows gets them as they are; all else that is MariaDB's own is replaced.
+    let (events, _, _) = emitted(Filter { stand_ins: true, ..filter() }, "", &whole, 400);
+    assert!(events.iter().any(|e| e[4] == EventKind::ANNOTATE_ROWS.0));
+    let (events, error, _) = emitted(Filter { stand_ins: true, drop_annotate: true, ..filter() }, "", &whole, 400);
     assert!(error.is_none(), "{error:?}");
     assert_eq!(events.concat().len(), whole.len());
     let mut end = 4;
