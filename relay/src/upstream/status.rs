@@ -1,5 +1,7 @@
 //! What the upstream side tells others about itself.
 
+use std::collections::BTreeMap;
+
 use crate::clock::Micros;
 
 /// State of the stream from the primary.
@@ -53,7 +55,12 @@ pub struct UpstreamStatus {
     pub primary_gtid: Option<String>,
     /// Connections made since the start.
     pub connects: u64,
+    /// How the primary writes its log, by the name of the variable.
+    pub settings: BTreeMap<&'static str, String>,
 }
+
+/// Variables of the primary that readers of its log ask for.
+pub(super) const SETTINGS: [&str; 3] = ["binlog_format", "binlog_row_image", "binlog_row_metadata"];
 
 impl Default for UpstreamStatus {
     fn default() -> Self {
@@ -68,6 +75,7 @@ impl Default for UpstreamStatus {
             behind_since: None,
             primary_gtid: None,
             connects: 0,
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::client::{Client, Login};
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::plan::{LogEnd, Plan, ServerFacts, plan};
-use super::status::UpstreamState;
+use super::status::{SETTINGS, UpstreamState};
 use crate::clock::Micros;
 use crate::config::Address;
 use crate::log::{Appender, OpenFile};
@@ -94,6 +94,14 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         }
         None => None,
     };
+    for name in SETTINGS {
+        // Older servers lack some: then readers get what such a server does.
+        match client.value(&format!("SELECT @@GLOBAL.{name}")).await {
+            Ok(value) => context.note_setting(name, value),
+            Err(StreamError::Server { .. }) => context.note_setting(name, None),
+            Err(error) => return Err(error),
+        }
+    }
     let period = context.heartbeat.as_nanos();
     client.query(&format!("SET @master_heartbeat_period= {period}")).await?;
     client.query("SET @master_binlog_checksum= @@global.binlog_checksum").await?;
