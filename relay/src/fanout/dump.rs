@@ -101,9 +101,10 @@ impl Dump<'_> {
             Ok(begin) => begin,
             Err((sequence, end)) => return (sequence, end),
         };
-        let mut flow = match self.open(begin).await {
+        let mut sequence = 1;
+        let mut flow = match self.open(begin, &mut sequence).await {
             Ok(flow) => flow,
-            Err(end) => return (1, end),
+            Err(end) => return (sequence, end),
         };
         self.replica.set_state(ReplicaState::Streaming);
         let end = match self.flow(&mut flow, &mut heads).await {
@@ -173,8 +174,8 @@ impl Dump<'_> {
         }
     }
 
-    /// Sends what stands before the first event.
-    async fn open(&mut self, begin: Begin) -> Result<Flow, DumpEnd> {
+    /// Sends what stands before the first event. `sequence` is the number of the packet that follows if there is no flow.
+    async fn open(&mut self, begin: Begin, sequence: &mut u8) -> Result<Flow, DumpEnd> {
         let pos = begin.pos;
         let mut reader = self.log.reader(pos).map_err(read_end)?;
         let headers = read_header_events(&mut reader, pos.file).await?;
@@ -214,6 +215,7 @@ impl Dump<'_> {
         flow.emitter.own(&mut flow.out, &rotate)?;
         if self.request.checksum.is_none() && checksum == ChecksumAlg::Crc32 {
             self.write(&flow.out).await?;
+            *sequence = flow.emitter.sequence();
             return Err(DumpEnd::Refused(
                 "Slave can not handle replication events with the checksum that master is configured to log; set \
                  @master_binlog_checksum before the dump command"
