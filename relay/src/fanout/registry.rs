@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,7 @@ pub struct Replica {
     sent_bytes: AtomicU64,
     error: Mutex<Option<String>>,
     replaced: AtomicBool,
+    replaces: OnceLock<String>,
 }
 
 impl Replica {
@@ -109,7 +110,14 @@ impl Replica {
             sent_bytes: AtomicU64::new(0),
             error: Mutex::new(None),
             replaced: AtomicBool::new(false),
+            replaces: OnceLock::new(),
         }
+    }
+
+    /// Which live stream of the same server it ended: its address and connection. That is a replica that came back before its
+    /// old connection was noticed to be dead, or two servers with one server id.
+    pub fn replaces(&self) -> Option<&str> {
+        self.replaces.get().map(String::as_str)
     }
 
     /// What its stream is doing.
@@ -221,6 +229,11 @@ impl Registry {
         });
         entries.insert(replica.identity.connection, Arc::clone(&replica));
         drop(entries);
+        if let Some(last) = older.last() {
+            let text = format!("{} (connection {})", last.identity.peer, last.identity.connection);
+            // Nobody else has it yet: it is unset.
+            let _ = replica.replaces.set(text);
+        }
         self.notify();
         (replica, older)
     }

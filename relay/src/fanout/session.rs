@@ -336,8 +336,10 @@ impl Client {
                 "replaced: server_id {} attached again from {} (connection {}); before it came from {} (connection {})",
                 dump.server_id, self.peer, self.connection, other.identity.peer, other.identity.connection
             );
-            tracing::warn!(server_id = dump.server_id, "{ended}");
-            other.set_error(ended);
+            tracing::warn!(
+                server_id = dump.server_id,
+                "{ended}; two servers with one server_id would end each other's streams for ever"
+            );
             other.set_replaced();
             other.cancel.cancel();
         }

@@ -91,13 +91,13 @@ pub(super) fn by_file(
     }
     let Some(file) = files.iter().find(|f| f.number == number) else { return unknown() };
     let pos = LogPos { file: number, offset: position.max(4) };
-    if pos.offset > file.size {
-        if !file.closed {
-            return Resolution::Hold(format!(
-                "{}:{position} is not in this relay's log yet, which ends at {}",
-                file.name, file.size
-            ));
-        }
+    if pos.offset > file.size && !file.closed {
+        return Resolution::Hold(format!(
+            "{}:{position} is not in this relay's log yet, which ends at {}",
+            file.name, file.size
+        ));
+    }
+    if pos.offset > file.size || position < 4 {
         let name = &file.name;
         return Resolution::Refuse(format!(
             "Client requested master to start replication from impossible position; the first event '{name}' at {position}, the last \
@@ -199,7 +199,7 @@ mod tests {
             ("other.000003", 4, "Could not find first log file name"),
             ("b.000003", 1100, "impossible position"),
             ("b.000003", 301, "log event entry exceeded"),
-            ("b.000003", 2, "position < 4"),
+            ("b.000003", 2, "impossible position"),
         ] {
             match resolve(name, position) {
                 Resolution::Refuse(message) => assert!(message.contains(text), "{message}"),

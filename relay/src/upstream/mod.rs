@@ -131,6 +131,17 @@ impl Context {
         });
     }
 
+    fn note_setting(&self, name: &'static str, value: Option<String>) {
+        self.status.send_if_modified(|s| {
+            let changed = s.settings.get(name) != value.as_ref();
+            match value {
+                Some(value) => s.settings.insert(name, value),
+                None => s.settings.remove(name),
+            };
+            changed
+        });
+    }
+
     fn note_error(&self, address: &str, error: &StreamError) {
         self.set_state(error.state());
         self.status.send_modify(|s| {

@@ -1,5 +1,6 @@
 //! What the upstream side tells others about itself.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::clock::Micros;
@@ -77,7 +78,12 @@ pub struct UpstreamStatus {
     pub primary_asked: Option<Instant>,
     /// Connections made since the start.
     pub connects: u64,
+    /// How the primary writes its log, by the name of the variable.
+    pub settings: BTreeMap<&'static str, String>,
 }
+
+/// Variables of the primary that readers of its log ask for.
+pub(super) const SETTINGS: [&str; 3] = ["binlog_format", "binlog_row_image", "binlog_row_metadata"];
 
 impl Default for UpstreamStatus {
     fn default() -> Self {
@@ -97,6 +103,7 @@ impl Default for UpstreamStatus {
             warnings: Vec::new(),
             primary_asked: None,
             connects: 0,
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -24,6 +24,7 @@ use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::plan::{LogEnd, Plan, ServerFacts, plan};
+use super::status::SETTINGS;
 use crate::clock::Micros;
 use crate::config::{Ack, Address};
 use crate::log::{Appender, LogPos, OpenFile};
@@ -110,6 +111,14 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
             client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?;
         has_file =
             gtid_at_head.is_some() || client.value(&format!("SELECT BINLOG_GTID_POS('{file}',4)")).await?.is_some();
+    }
+    for name in SETTINGS {
+        // Older servers lack some: then readers get what such a server does.
+        match client.value(&format!("SELECT @@GLOBAL.{name}")).await {
+            Ok(value) => context.note_setting(name, value),
+            Err(StreamError::Server { .. }) => context.note_setting(name, None),
+            Err(error) => return Err(error),
+        }
     }
     let period = context.heartbeat.as_nanos();
     client.query(&format!("SET @master_heartbeat_period= {period}")).await?;

@@ -4,5 +4,6 @@ mod kinds;
 mod moves;
 mod streams;
 mod support;
+mod tools;
 
 mod trees;
