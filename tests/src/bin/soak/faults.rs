@@ -148,10 +148,12 @@ impl Soak {
             Fault::PrimaryKilled => {
                 fleet.primary.kill9()?;
                 fleet.primary.restart()?;
+                self.wait_for_acks()?;
             }
             Fault::PrimaryRestarted => {
                 fleet.primary.stop()?;
                 fleet.primary.restart()?;
+                self.wait_for_acks()?;
             }
             Fault::PrimaryFrozen => {
                 fleet.primary.freeze()?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use baton_testbed::{Bed, DEADLINE, Fleet, Kind, Plan, RowWriter, Story, wait_for};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -26,13 +26,23 @@ struct Args {
     /// Seed of an earlier run; a new one otherwise.
     #[arg(long)]
     seed: Option<u64>,
+    /// Whether the primary's commits wait for the relay's acknowledgement.
+    #[arg(long, value_enum, default_value = "durable")]
+    ack: Ack,
     /// A relay may not use more memory than this, in MiB.
     #[arg(long, default_value_t = 256)]
     memory: u64,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Ack {
+    Durable,
+    Off,
+}
+
 struct Soak {
     bed: Bed,
+    ack: Ack,
     fleet: Fleet,
     random: StdRng,
     /// Counts what needs a name of its own.
@@ -62,12 +72,12 @@ fn main() -> ExitCode {
 
 fn run(bed: &Bed, story: &mut Story, args: &Args, seed: u64) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(args.minutes * 60);
-    let mut soak = Soak::start(bed, seed)?;
+    let mut soak = Soak::start(bed, args.ack, seed)?;
     let (mut confirmed, mut rounds) = (0, 0);
     let mut heavy = Vec::new();
     while Instant::now() < end {
         rounds += 1;
-        if rounds % 4 == 0 {
+        if rounds % 8 == 0 {
             if heavy.is_empty() {
                 heavy = HEAVY.to_vec();
                 heavy.shuffle(&mut soak.random);
@@ -89,10 +99,24 @@ fn run(bed: &Bed, story: &mut Story, args: &Args, seed: u64) -> Result<()> {
 }
 
 impl Soak {
-    fn start(bed: &Bed, seed: u64) -> Result<Self> {
+    fn start(bed: &Bed, ack: Ack, seed: u64) -> Result<Self> {
         let plan = Plan::new(&[Kind::Gtid, Kind::Parallel, Kind::FilePosition]).second_relay().proxies().durable();
         let fleet = plan.option("--max-binlog-size=1M").option("--max-allowed-packet=64M").start(bed)?;
-        Ok(Self { bed: bed.clone(), fleet, random: StdRng::seed_from_u64(seed), count: 0 })
+        let soak = Self { bed: bed.clone(), ack, fleet, random: StdRng::seed_from_u64(seed), count: 0 };
+        soak.fleet.check()?;
+        soak.wait_for_acks()?;
+        Ok(soak)
+    }
+
+    /// Makes commits wait for the relay, for as long as it takes; needs a connected relay to begin with.
+    fn wait_for_acks(&self) -> Result<()> {
+        if self.ack == Ack::Off {
+            return Ok(());
+        }
+        self.fleet.primary.sql(
+            "SET GLOBAL rpl_semi_sync_master_timeout=4294967295, GLOBAL rpl_semi_sync_master_wait_point=AFTER_SYNC, GLOBAL rpl_semi_sync_master_enabled=ON",
+        )?;
+        Ok(())
     }
 
     /// A few faults while rows are written; gives how many commits were confirmed.
