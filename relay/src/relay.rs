@@ -15,7 +15,7 @@ use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
 use crate::config::Config;
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
-use crate::log::{self, DiskStorage, FileInfo, Head, Log, LogStatus};
+use crate::log::{self, DiskStorage, FileInfo, Head, Log, LogObserver, LogStatus};
 use crate::metrics::Metrics;
 use crate::tls;
 use crate::upstream::{self, UpstreamStatus};
@@ -62,6 +62,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         ..log::LogConfig::default()
     };
     let (log, appender) = Log::open(storage, log_config)?;
+    log.observe(Arc::new(LogFigures(Arc::clone(&metrics))));
 
     let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
     let http = listen("listen.http", &config.listen.http.to_string()).await?;
@@ -172,6 +173,23 @@ async fn listen(key: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{key} = {address}: can't listen there; is the port taken by another process?"))
+}
+
+/// What the log tells of its writing, as figures.
+struct LogFigures(Arc<Metrics>);
+
+impl LogObserver for LogFigures {
+    fn synced(&self, bytes: u64, took: Duration) {
+        self.0.observe_sync(bytes, took);
+    }
+
+    fn failed(&self) {
+        self.0.log_write_errors.inc();
+    }
+
+    fn readers_cut(&self, readers: u64) {
+        self.0.fanout_retention_cuts.inc_by(readers);
+    }
 }
 
 /// The log as the lag side sees it.

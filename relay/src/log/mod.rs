@@ -18,8 +18,10 @@ mod live;
 mod locate;
 mod mark;
 mod meta;
+mod observer;
 mod reader;
 mod recovery;
+mod reopen;
 mod retention;
 mod ring;
 mod rotate;
@@ -35,6 +37,7 @@ mod writer;
 
 pub use appender::{Appender, Batch, OpenFile};
 pub use error::{AppendError, GtidStartError, LogError, ReadError, StorageFailure};
+pub use observer::LogObserver;
 pub use reader::{Chunk, LogReader};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use store::{Log, LogConfig};

@@ -13,6 +13,7 @@ use super::appender::{self, Appender};
 use super::error::{AppendError, LogError};
 use super::live::Live;
 use super::meta::Meta;
+use super::observer::{LogObserver, Observed};
 use super::recovery::{self, Recovered};
 use super::ring::Ring;
 use super::segment::{EntryFound, Segment, Segments, lock};
@@ -66,6 +67,7 @@ pub struct Log {
     pub(super) failure: watch::Sender<Option<AppendError>>,
     pub(super) damaged: Option<String>,
     pub(super) counters: Counters,
+    pub(super) observed: Observed,
     recovered_bytes_dropped: u64,
     /// Numbers of closed files whose index was loaded, the newest use last.
     indexes: Mutex<VecDeque<u64>>,
@@ -77,6 +79,13 @@ pub(super) struct Counters {
     pub(super) storage_errors: AtomicU64,
     pub(super) files_removed: AtomicU64,
     pub(super) readers_cut: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn storage_error(&self, observed: &Observed) {
+        self.storage_errors.fetch_add(1, Ordering::Relaxed);
+        observed.tell(|o| o.failed());
+    }
 }
 
 impl Log {
@@ -102,12 +111,18 @@ impl Log {
             failure: watch::Sender::new(failure),
             damaged,
             counters: Counters::default(),
+            observed: Observed::default(),
             recovered_bytes_dropped: dropped,
             indexes: Mutex::default(),
         });
         let writer = writer::Writer::new(Arc::clone(&log), mark, tail);
         let appender = appender::start(Arc::clone(&log), writer)?;
         Ok((log, appender))
+    }
+
+    /// Tells `observer` from now on what is written; the first one that is set stays.
+    pub fn observe(&self, observer: Arc<dyn LogObserver>) {
+        self.observed.by(observer);
     }
 
     /// What replicas may see; `None` while nothing is there.
