@@ -15,7 +15,7 @@ use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
 use crate::config::{Config, ConfigError, Problem};
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
-use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogStatus, PromiseFile};
+use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogObserver, LogStatus, PromiseFile};
 use crate::metrics::Metrics;
 use crate::tls;
 use crate::upstream::{self, Control, PromiseAnswer, PromiseError, UpstreamStatus};
@@ -86,8 +86,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     };
     let promise = PromiseFile::open(&*storage)?;
     let (log, appender) = Log::open(storage, log_config)?;
-    let observer = Arc::clone(&metrics);
-    log.observe_syncs(move |bytes, took| observer.observe_sync(bytes, took));
+    log.observe(Arc::new(LogFigures(Arc::clone(&metrics))));
 
     let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
     let http = listen("listen.http", &config.listen.http.to_string()).await?;
@@ -212,6 +211,23 @@ async fn listen(key: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{key} = {address}: can't listen there; is the port taken by another process?"))
+}
+
+/// What the log tells of its writing, as figures.
+struct LogFigures(Arc<Metrics>);
+
+impl LogObserver for LogFigures {
+    fn synced(&self, bytes: u64, took: Duration) {
+        self.0.observe_sync(bytes, took);
+    }
+
+    fn failed(&self) {
+        self.0.log_write_errors.inc();
+    }
+
+    fn readers_cut(&self, readers: u64) {
+        self.0.fanout_retention_cuts.inc_by(readers);
+    }
 }
 
 /// The log as the lag side sees it.

@@ -122,6 +122,18 @@ impl Appender {
         Ok(settled.head.map(|head| (*head).clone()))
     }
 
+    /// Drops what an unfinished transaction has left at the end, so that a stream can go on without it. Everything whole that was appended
+    /// before is durable then. Cheap: where nothing is to be dropped, nothing is written.
+    ///
+    /// Errors: the disk has failed since the last [`Appender::settle`]. Other than by that one, a failure is not settled by this: the
+    /// stream must not go on behind transactions that are gone.
+    pub async fn drop_partial(&mut self) -> Result<(), AppendError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Job::DropPartial(done))?;
+        self.end = answer.await.map_err(|_| AppendError::Closed)??;
+        Ok(())
+    }
+
     /// Writes and syncs everything whole that was appended, and ends the writer.
     pub async fn close(mut self) {
         self.jobs = None;

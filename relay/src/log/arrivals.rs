@@ -22,50 +22,64 @@ pub(super) fn name(file: &str) -> String {
     format!("{file}.arr")
 }
 
-/// Appends arrival times. A failure ends it until the next file.
+/// Appends arrival times.
 pub(super) struct ArrivalWriter {
     file: Option<Arc<dyn StorageFile>>,
     at: u64,
 }
 
 impl ArrivalWriter {
-    /// Goes on behind the records that lie before `end` of the file; what lies beyond is cut off.
-    pub(super) fn open(storage: &dyn Storage, file_name: &str, end: u64) -> Self {
+    /// Goes on behind the records that are `kept`; whatever else the file holds is cut off.
+    pub(super) fn open(storage: &dyn Storage, file_name: &str, kept: &[Arrival]) -> Self {
         let name = name(file_name);
+        let records = encode(kept);
+        let at = records.len() as u64;
         let existing = storage.open(&name).ok();
-        let mut at = 0;
-        if let Some(file) = &existing {
-            let mut count = file.size().unwrap_or(0) / RECORD as u64;
-            while count > 0 && read_record(&**file, count - 1).is_none_or(|a| a.to > end) {
-                count -= 1;
+        let stored = existing.as_ref().and_then(|file| read_whole(&**file).ok()).unwrap_or_default();
+        if stored.starts_with(&records) {
+            if let Some(file) = &existing {
+                if let Err(error) = if stored.len() > records.len() { file.set_len(at) } else { Ok(()) } {
+                    tracing::warn!(%error, file = name, "arrival times not cut to the log's end");
+                }
             }
-            at = count * RECORD as u64;
-            if let Err(error) = file.set_len(at) {
-                tracing::warn!(%error, file = name, "arrival times not cut to the log's end");
-            }
+            return Self { file: existing.or_else(|| storage.create(&name).ok()), at };
         }
-        Self { file: existing.or_else(|| storage.create(&name).ok()), at }
+        let mut writer = Self { file: storage.create(&name).ok(), at: 0 };
+        writer.push(kept);
+        writer
     }
 
     /// Notes arrivals.
     pub(super) fn push(&mut self, arrivals: &[Arrival]) {
         let Some(file) = &self.file else { return };
-        let mut records = Vec::with_capacity(arrivals.len() * RECORD);
-        for Arrival { from, to, at } in arrivals {
-            let begin = records.len();
-            records.extend_from_slice(&from.to_le_bytes());
-            records.extend_from_slice(&to.to_le_bytes());
-            records.extend_from_slice(&at.0.to_le_bytes());
-            records.extend_from_slice(&crc32fast::hash(&records[begin..]).to_le_bytes());
-        }
+        let records = encode(arrivals);
         match file.write_all_at(&records, self.at) {
             Ok(()) => self.at += records.len() as u64,
             Err(error) => {
+                // The next ones overwrite what got there of these.
                 tracing::warn!(%error, "arrival times not written; timestamps of the events stand in for them");
-                self.file = None;
             }
         }
     }
+
+    /// Nothing more comes: makes it outlast a crash, as far as the disk does not fail.
+    pub(super) fn close(self) {
+        if let Some(Err(error)) = self.file.map(|file| file.sync_data()) {
+            tracing::warn!(%error, "arrival times not synced");
+        }
+    }
+}
+
+fn encode(arrivals: &[Arrival]) -> Vec<u8> {
+    let mut records = Vec::with_capacity(arrivals.len() * RECORD);
+    for Arrival { from, to, at } in arrivals {
+        let begin = records.len();
+        records.extend_from_slice(&from.to_le_bytes());
+        records.extend_from_slice(&to.to_le_bytes());
+        records.extend_from_slice(&at.0.to_le_bytes());
+        records.extend_from_slice(&crc32fast::hash(&records[begin..]).to_le_bytes());
+    }
+    records
 }
 
 /// Adds what arrived at `at` and ends at `to` to `arrivals`, which begin at `from`; joined with the one before if both came within a
@@ -81,34 +95,97 @@ pub(super) fn note(arrivals: &mut Vec<Arrival>, from: u64, to: u64, at: Micros) 
     }
 }
 
-/// All sound records in the order of the file.
-pub(super) fn load(storage: &dyn Storage, file_name: &str) -> Vec<Arrival> {
+/// All sound records, in ascending order: what a crash may have mixed in of an earlier write is left out.
+fn load(storage: &dyn Storage, file_name: &str) -> Vec<Arrival> {
     let bytes = storage.open(&name(file_name)).and_then(|f| read_whole(&*f)).unwrap_or_default();
-    bytes.chunks_exact(RECORD).filter_map(parse).collect()
-}
-
-/// When what begins at `offset` arrived.
-pub(super) fn lookup(storage: &dyn Storage, file_name: &str, offset: u64) -> Option<Micros> {
-    let file = storage.open(&name(file_name)).ok()?;
-    let (mut low, mut high) = (0, file.size().ok()? / RECORD as u64);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if read_record(&*file, middle)?.to > offset { high = middle } else { low = middle + 1 }
-    }
-    read_record(&*file, low).filter(|a| a.from <= offset).map(|a| a.at)
-}
-
-/// The last arrival in the file's first `end` bytes.
-pub(super) fn last(storage: &dyn Storage, file_name: &str, end: u64) -> Option<Micros> {
-    let file = storage.open(&name(file_name)).ok()?;
-    let mut count = file.size().ok()? / RECORD as u64;
-    while count > 0 {
-        count -= 1;
-        if let Some(arrival) = read_record(&*file, count).filter(|a| a.to <= end) {
-            return Some(arrival.at);
+    let mut out: Vec<Arrival> = Vec::new();
+    for arrival in bytes.chunks_exact(RECORD).filter_map(parse) {
+        if out.last().is_none_or(|last| last.to <= arrival.from && last.at <= arrival.at) {
+            out.push(arrival);
         }
     }
-    None
+    out
+}
+
+/// Arrival times of a recovered file, asked in ascending order.
+pub(super) struct Recovered {
+    known: Vec<Arrival>,
+    /// What stood in for those that were lost.
+    stood_in: Vec<Arrival>,
+    /// The one told last, and up to where.
+    before: Micros,
+    end: u64,
+    now: Micros,
+}
+
+impl Recovered {
+    /// What is known of a file that follows one whose last arrival was `before`.
+    pub(super) fn load(storage: &dyn Storage, file_name: &str, before: Micros) -> Self {
+        Self { known: load(storage, file_name), stood_in: Vec::new(), before, end: 0, now: Micros::now() }
+    }
+
+    /// When what ends at `end` arrived. If that was lost, `timestamp` (the primary's clock, in seconds) stands in, but never runs
+    /// backwards nor ahead of what is known.
+    pub(super) fn of(&mut self, end: u64, timestamp: u32) -> Micros {
+        let n = self.known.partition_point(|a| a.to < end);
+        self.before = match self.known.get(n) {
+            Some(known) if known.from < end => known.at,
+            next => {
+                let previous = n.checked_sub(1).and_then(|n| self.known.get(n));
+                let earliest = previous.map_or(self.before, |p| p.at.max(self.before));
+                let at = stand_in(timestamp, earliest, next.map_or(self.now, |next| next.at));
+                let from = previous.map_or(0, |p| p.to).max(self.end);
+                match self.stood_in.last_mut() {
+                    Some(last) if (last.to, last.at) == (from, at) => last.to = end,
+                    _ => self.stood_in.push(Arrival { from, to: end, at }),
+                }
+                at
+            }
+        };
+        self.end = end;
+        self.before
+    }
+
+    /// Everything that is known by now of the file's first `end` bytes: the same is told at the next start.
+    pub(super) fn into_records(self, end: u64) -> Vec<Arrival> {
+        let mut records = self.known;
+        records.extend(self.stood_in);
+        records.sort_by_key(|a| a.to);
+        records.retain(|a| a.to <= end);
+        records
+    }
+
+    /// What was told last.
+    pub(super) fn last(&self) -> Micros {
+        self.before
+    }
+}
+
+/// An event's timestamp in place of an arrival time that was lost.
+pub(super) fn stand_in(timestamp: u32, earliest: Micros, latest: Micros) -> Micros {
+    Micros(i64::from(timestamp) * 1_000_000).min(latest).max(earliest)
+}
+
+/// When what begins at `offset` arrived, or between which of the file's known arrivals.
+pub(super) fn lookup(storage: &dyn Storage, file_name: &str, offset: u64) -> Result<Micros, [Option<Micros>; 2]> {
+    let Ok(file) = storage.open(&name(file_name)) else { return Err([None; 2]) };
+    let count = file.size().unwrap_or(0) / RECORD as u64;
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match read_record(&*file, middle) {
+            Some(arrival) if arrival.to <= offset => low = middle + 1,
+            Some(_) => high = middle,
+            None => return Err([None; 2]),
+        }
+    }
+    match read_record(&*file, low).filter(|_| low < count) {
+        Some(arrival) if arrival.from <= offset => Ok(arrival.at),
+        next => {
+            let before = low.checked_sub(1).and_then(|n| read_record(&*file, n));
+            Err([before.map(|a| a.at), next.map(|a| a.at)])
+        }
+    }
 }
 
 fn read_record(file: &dyn StorageFile, n: u64) -> Option<Arrival> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::StorageFailure;
-use super::storage::{Storage, StorageFile, read_full, read_whole};
+use super::storage::{self, Storage, StorageFile, read_full, read_whole};
 
 const RECORD: usize = 24;
 
@@ -41,15 +41,27 @@ pub(super) struct CrcWriter {
 }
 
 impl CrcWriter {
-    /// Begins the checksums of a file with `runs`. The name is made durable.
-    pub(super) fn create(storage: &dyn Storage, file_name: &str, runs: &[Run]) -> Result<Self, StorageFailure> {
+    /// Begins the checksums of a file in which nothing is durable. The name is made durable.
+    pub(super) fn create(storage: &dyn Storage, file_name: &str) -> Result<Self, StorageFailure> {
         let name = name(file_name);
         let wrap = |e| StorageFailure::new(&name, 0, "create", e);
         let file = storage.create(&name).map_err(wrap)?;
         storage.sync_dir().map_err(wrap)?;
-        let mut writer = Self { file, name, runs: 0, recent: Vec::new() };
-        for run in runs {
-            writer.push(*run)?;
+        Ok(Self { file, name, runs: 0, recent: Vec::new() })
+    }
+
+    /// Goes on with the checksums of a recovered file; at no moment are those missing that are `kept`.
+    pub(super) fn resume(storage: &dyn Storage, file_name: &str, kept: &Kept) -> Result<Self, StorageFailure> {
+        let mut writer = match storage.open(&name(file_name)) {
+            Ok(file) => Self { file, name: name(file_name), runs: kept.runs, recent: Vec::new() },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::create(storage, file_name)?,
+            Err(e) => return Err(StorageFailure::new(&name(file_name), 0, "open", e)),
+        };
+        let at = writer.runs * RECORD as u64;
+        let truncated = writer.file.size().and_then(|size| if size > at { writer.file.set_len(at) } else { Ok(()) });
+        truncated.map_err(|e| StorageFailure::new(&writer.name, at, "truncate", e))?;
+        if let Some(run) = kept.add {
+            writer.push(run)?;
         }
         writer.sync()?;
         writer.recent.clear();
@@ -86,6 +98,29 @@ impl CrcWriter {
         self.runs -= beyond.min(self.runs);
         let at = self.runs * RECORD as u64;
         self.file.set_len(at).map_err(|e| StorageFailure::new(&self.name, at, "truncate", e))
+    }
+}
+
+/// What recovery makes of a file's checksums.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Kept {
+    /// So many records from the beginning on stay.
+    pub(super) runs: u64,
+    /// What they lack.
+    pub(super) add: Option<Run>,
+}
+
+/// Writes all checksums of a file again: see [`storage::rewrite`].
+pub(super) fn rewrite(storage: &dyn Storage, file_name: &str) -> Result<(), StorageFailure> {
+    let name = name(file_name);
+    match storage.open(&name) {
+        Ok(file) => {
+            let size = file.size().map_err(|e| StorageFailure::new(&name, 0, "read the size", e))?;
+            let (at, result) = storage::rewrite(&*file, 0..size);
+            result.map_err(|e| StorageFailure::new(&name, at, "rewrite", e.into()))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(StorageFailure::new(&name, 0, "open", e)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Near the head this is answered from memory. Elsewhere an index entry is looked up and at most what lies up to the next one (64 KiB
 //! and a transaction) is read, by blocking calls.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use baton_wire::event::{EventHeader, HEADER_LEN, Mark};
 use baton_wire::gtid::mariadb::GtidList;
@@ -279,13 +279,22 @@ impl Log {
     /// When what lies at `pos` arrived, or when the primary wrote it if that was lost.
     fn arrival_at(&self, pos: LogPos) -> Option<Micros> {
         let segment = self.segment(pos.file)?;
-        arrivals::lookup(&*self.storage, &segment.name, pos.offset).or_else(|| {
-            let file = segment.open(&*self.storage).ok()?;
-            let mut header = [0; HEADER_LEN];
-            read_full(&*file, &mut header, pos.offset).ok()?;
-            let header = EventHeader::parse(&header).ok()?;
-            Some(Micros(i64::from(header.timestamp) * 1_000_000))
-        })
+        let [before, next] = match arrivals::lookup(&*self.storage, &segment.name, pos.offset) {
+            Ok(arrived) => return Some(arrived),
+            Err(around) => around,
+        };
+        let file = segment.open(&*self.storage).ok()?;
+        let mut header = [0; HEADER_LEN];
+        read_full(&*file, &mut header, pos.offset).ok()?;
+        let header = EventHeader::parse(&header).ok()?;
+        let earlier = || {
+            let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+            segments.range(..pos.file).next_back().map(|(_, s)| s.last_arrival())
+        };
+        let earliest = before.or_else(earlier).unwrap_or_default();
+        let head = self.head().map(|head| head.arrived);
+        let latest = [Some(segment.last_arrival()), next, head].into_iter().flatten().fold(Micros::now(), Micros::min);
+        Some(arrivals::stand_in(header.timestamp, earliest, latest))
     }
 
     /// As [`Log::arrival_at`], in the next files if nothing lies behind `pos` in its own.

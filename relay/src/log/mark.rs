@@ -2,7 +2,8 @@
 //!
 //! A file of two sectors, allocated once, so that a full disk can't keep the mark from moving. A mark is written only after the data
 //! before it was synced, so whatever survives a crash is true. The slot that was synced last is never overwritten before the other
-//! one is synced: one valid slot always exists. Both unreadable means that the disk lost data.
+//! one is synced: one valid slot always exists. Both unreadable means that the disk lost data. A record whose sync failed, or which was found
+//! at the start, is written again before a sync counts for it: a sync says nothing of what an earlier, failed one has dropped.
 
 use std::sync::Arc;
 
@@ -22,8 +23,10 @@ pub(super) struct Mark {
     serial: u64,
     /// The slot that is known to be on disk.
     synced: u64,
-    /// Whether the other slot was written since.
-    dirty: bool,
+    /// The position in the other slot, if one was written since.
+    dirty: Option<LogPos>,
+    /// Whether the last sync failed.
+    failed: bool,
 }
 
 impl Mark {
@@ -36,7 +39,7 @@ impl Mark {
         file.write_all_at(&content, 0).map_err(wrap)?;
         file.sync_data().map_err(wrap)?;
         storage.sync_dir().map_err(wrap)?;
-        Ok(Self { file, serial: 1, synced: 0, dirty: false })
+        Ok(Self { file, serial: 1, synced: 0, dirty: None, failed: false })
     }
 
     /// Opens it and tells the newest position. `Ok(None)` if it is missing or neither slot can be read.
@@ -58,33 +61,45 @@ impl Mark {
             }
         }
         let Some((serial, slot, pos)) = newest else { return Ok(None) };
-        // What was read may still be only in the page cache of a system that did not crash.
+        // What was read may be only in the page cache, and clean there after a failed sync.
+        let wrap = |e| LogError::storage(NAME, slot * SLOT, "write the mark", e);
+        file.write_all_at(&encode(serial, pos), slot * SLOT).map_err(wrap)?;
         file.sync_data().map_err(wrap)?;
-        Ok(Some((Self { file, serial, synced: slot, dirty: false }, pos)))
+        Ok(Some((Self { file, serial, synced: slot, dirty: None, failed: false }, pos)))
     }
 
     /// Notes that everything up to `pos` is durable. Not synced by itself.
     pub(super) fn write(&mut self, pos: LogPos) -> Result<(), LogError> {
         let slot = 1 - self.synced;
         let wrap = |e| LogError::storage(NAME, slot * SLOT, "write the mark", e);
-        self.file.write_all_at(&encode(self.serial + 1, pos), slot * SLOT).map_err(wrap)?;
+        if let Err(e) = self.file.write_all_at(&encode(self.serial + 1, pos), slot * SLOT) {
+            // What the slot holds now is not known.
+            self.failed = true;
+            return Err(wrap(e));
+        }
         self.serial += 1;
-        self.dirty = true;
+        self.dirty = Some(pos);
+        self.failed = false;
         Ok(())
     }
 
     /// Whether something was written since the last sync.
     pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty.is_some()
     }
 
     /// Makes the last written position durable.
     pub(super) fn sync(&mut self) -> Result<(), LogError> {
-        if self.dirty {
-            self.file.sync_data().map_err(|e| LogError::storage(NAME, 0, "sync the mark", e))?;
-            self.synced = 1 - self.synced;
-            self.dirty = false;
+        let Some(pos) = self.dirty else { return Ok(()) };
+        if self.failed {
+            self.write(pos)?;
         }
+        if let Err(e) = self.file.sync_data() {
+            self.failed = true;
+            return Err(LogError::storage(NAME, 0, "sync the mark", e));
+        }
+        self.synced = 1 - self.synced;
+        self.dirty = None;
         Ok(())
     }
 }

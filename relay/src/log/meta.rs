@@ -6,7 +6,7 @@
 use baton_wire::Flavor;
 use serde::{Deserialize, Serialize};
 
-use super::error::LogError;
+use super::error::{LogError, StorageFailure};
 use super::storage::{self, Storage};
 use super::types::{Epoch, LogIdentity, LogPos};
 
@@ -91,8 +91,8 @@ impl Meta {
     }
 
     /// Writes it; durable once this returned.
-    pub(super) fn store(&self, storage: &dyn Storage) -> Result<(), LogError> {
-        let wrap = |e| LogError::storage(NAME, 0, "write it", e);
+    pub(super) fn store(&self, storage: &dyn Storage) -> Result<(), StorageFailure> {
+        let wrap = |e| StorageFailure::new(NAME, 0, "write it", e);
         let text = serde_json::to_vec(self).map_err(|e| wrap(e.into()))?;
         storage::replace(storage, NAME, &text).map_err(wrap)
     }

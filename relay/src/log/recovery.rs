@@ -1,5 +1,8 @@
 //! Opening a log: what is there, what of it is whole, and what a crash left behind.
 //!
+//! Names, and what lies behind the mark, are made durable before anything is built on them: the process before may have died between a failed
+//! sync and the cut, and what it could not sync looks sound in the page cache.
+//!
 //! Promises: cuts only behind the durable mark, to the last whole transaction whose checksums hold, and counts the bytes. Damage before
 //! the mark is never cut: the log then opens with what is whole before it, and says where it is damaged.
 
@@ -12,21 +15,18 @@ use baton_wire::gtid::GtidPosition;
 
 use super::error::LogError;
 use super::index::{Entry, IndexWriter};
-use super::live::{Live, Recent};
+use super::live::Live;
 use super::mark::Mark;
 use super::meta::{self, Meta};
-use super::scan::{FileHead, ScanError, Walk, check_magic};
+use super::scan::{FileHead, ScanError, Walk};
 use super::segment::{Segment, Segments, collect};
-use super::storage::{Storage, StorageFile};
+use super::storage::Storage;
 use super::store::parse_file_name;
 use super::tail::Tail;
 use super::tally::Tally;
 use super::types::{Head, LogPos};
 use super::{arrivals, crcs, index};
 use crate::clock::Micros;
-
-/// Last files up to this size are verified from their beginning, larger ones from the last index entry before the mark.
-const VERIFY_WHOLE: u64 = 64 * 1024 * 1024;
 
 /// A log as it was found.
 pub(super) struct Recovered {
@@ -55,6 +55,8 @@ pub(super) fn recover(storage: &dyn Storage, cluster: &str) -> Result<Recovered,
             wanted: cluster.to_owned(),
         });
     }
+    // The files' names and the description may be known to the page cache only.
+    storage.sync_dir().map_err(|e| LogError::storage(&storage.describe(), 0, "sync the directory", e))?;
     let mut recovery = Recovery {
         storage,
         gtid: meta.flavor().map(GtidPosition::empty),
@@ -108,7 +110,7 @@ fn begin(storage: &dyn Storage, cluster: &str, listed: &BTreeMap<String, u64>) -
 }
 
 /// Why the walk over the files ended early.
-enum Stop {
+pub(super) enum Stop {
     Failed(LogError),
     Damaged { file: String, offset: u64, cause: String },
 }
@@ -119,21 +121,22 @@ impl From<LogError> for Stop {
     }
 }
 
-fn damaged(file: &str, error: ScanError) -> Stop {
+pub(super) fn damaged(file: &str, error: ScanError) -> Stop {
     Stop::Damaged { file: file.to_owned(), offset: error.offset, cause: error.cause }
 }
 
-struct Recovery<'a> {
-    storage: &'a dyn Storage,
+/// The walk's state.
+pub(super) struct Recovery<'a> {
+    pub(super) storage: &'a dyn Storage,
     meta: Meta,
-    segments: Segments,
-    live: Live,
+    pub(super) segments: Segments,
+    pub(super) live: Live,
     /// Position, transactions, place and time of the last whole one so far.
     gtid: Option<GtidPosition>,
-    tally: Tally,
+    pub(super) tally: Tally,
     end: LogPos,
-    arrived: Micros,
-    dropped: u64,
+    pub(super) arrived: Micros,
+    pub(super) dropped: u64,
 }
 
 impl Recovery<'_> {
@@ -161,7 +164,9 @@ impl Recovery<'_> {
             self.closed_file(number, &name, size, len)?;
         }
         let last = self.meta.closed.last().map_or(purged, |(n, _)| *n);
-        let mut open = stored.into_iter().filter(|(n, _)| *n > last);
+        stored.retain(|number, _| *number > last);
+        self.remove_empty(&base, &mut stored, durable)?;
+        let mut open = stored.into_iter();
         let tail = match open.next() {
             Some((number, len)) => {
                 let from = if durable.file == number { durable.offset } else { 0 };
@@ -180,6 +185,19 @@ impl Recovery<'_> {
         Ok(tail)
     }
 
+    /// A file that was begun, and left for a later one before anything came, may outlast its removal.
+    fn remove_empty(&self, base: &str, open: &mut BTreeMap<u64, u64>, durable: LogPos) -> Result<(), LogError> {
+        while let Some((number, len)) = open.first_key_value().map(|(n, len)| (*n, *len)) {
+            if open.len() == 1 || len > FIRST_EVENT || durable.file == number {
+                break;
+            }
+            let name = format!("{base}.{number:06}");
+            self.storage.remove(&name).map_err(|e| LogError::storage(&name, 0, "remove", e))?;
+            open.remove(&number);
+        }
+        Ok(())
+    }
+
     /// The position at which the last epoch began, if a crash came before it was recorded.
     fn fill_epoch(&mut self) {
         let Some(epoch) = self.meta.epochs.last_mut().filter(|e| e.gtid.is_none()) else { return };
@@ -189,7 +207,7 @@ impl Recovery<'_> {
         }
     }
 
-    fn carried(&self) -> GtidPosition {
+    pub(super) fn carried(&self) -> GtidPosition {
         self.gtid.clone().unwrap_or_else(|| GtidPosition::empty(baton_wire::Flavor::MariaDb))
     }
 
@@ -214,20 +232,34 @@ impl Recovery<'_> {
         segment.set_closed();
         let stored = if len < size { None } else { index::load_last(self.storage, name, number, size) };
         if let Some(last) = stored {
-            self.add(segment, &last);
+            let arrived = last.arrived.min(Micros::now());
+            self.add(segment, &last, arrived);
             return Ok(());
         }
         tracing::info!(file = name, "index missing or unsound; verifying the file and rebuilding it");
-        let walk = Walk::new(&*file, name, head.alg(), FIRST_EVENT..size.min(len), start, Tally::default());
+        let (mut limit, mut error) = (size.min(len), None);
+        if head.alg() == ChecksumAlg::None {
+            let verified = crcs::verify(self.storage, &*file, name, limit).map_err(LogError::from)?;
+            if verified.mismatch {
+                limit = verified.end;
+                let cause = "the bytes differ from their checksum".into();
+                error = Some(ScanError { offset: limit, cause, failure: None });
+            }
+        }
+        let walk = Walk::new(&*file, name, head.alg(), FIRST_EVENT..limit, start, Tally::default());
         let mut entries = Vec::new();
-        let (walk, result) = collect(walk.verifying(), &mut entries, |_, _, _| {});
+        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived);
+        let (walk, result) =
+            collect(walk.verifying(), &mut entries, |_, range, timestamp| arrivals.of(range.end, timestamp));
         let whole = walk.whole;
         if let Some(last) = entries.last().cloned() {
             segment.set_size(whole);
             segment.set_entries(entries.clone());
-            self.add(segment, &last);
+            self.add(segment, &last, arrivals.last());
         }
-        result.map_err(|e| damaged(name, e))?;
+        if let Some(error) = error.or(result.err()) {
+            return Err(damaged(name, error));
+        }
         if whole < size {
             let cause = format!("it had {size} bytes when it was closed; whole are {whole}");
             return Err(Stop::Damaged { file: name.to_owned(), offset: whole, cause });
@@ -236,9 +268,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Makes a file part of the log; `last` holds at its end.
-    fn add(&mut self, segment: Segment, last: &Entry) {
-        let arrived = arrivals::last(self.storage, &segment.name, segment.size()).unwrap_or(last.arrived);
+    /// Makes a file part of the log; `last` holds at its end, and its last transaction, if any, came at `arrived`.
+    pub(super) fn add(&mut self, segment: Segment, last: &Entry, arrived: Micros) {
         if last.tally.total > 0 {
             self.arrived = arrived;
         }
@@ -250,146 +281,4 @@ impl Recovery<'_> {
         self.end = LogPos { file: segment.number, offset: segment.size() };
         self.segments.insert(segment.number, Arc::new(segment));
     }
-
-    /// The file that was being written; `durable` of its bytes are known to be on disk.
-    fn open_file(&mut self, number: u64, name: &str, len: u64, durable: u64) -> Result<Option<Tail>, Stop> {
-        let file = self.storage.open(name).map_err(|e| LogError::storage(name, 0, "open", e))?;
-        let magic = check_magic(&*file, name);
-        if let Err(error @ ScanError { failure: Some(_), .. }) = magic {
-            return Err(damaged(name, error));
-        }
-        if durable <= FIRST_EVENT && magic.is_err() {
-            tracing::warn!(file = name, bytes = len, "removing a file that a crash left before its first event");
-            self.storage.remove(name).map_err(|e| LogError::storage(name, 0, "remove", e))?;
-            self.dropped += len;
-            return Ok(None);
-        }
-        let (head, head_error) = match FileHead::read(&*file, name, len) {
-            Ok(head) => (head, None),
-            Err(error) if error.failure.is_some() => return Err(damaged(name, error)),
-            Err(error) => (FileHead::default(), Some(error)),
-        };
-        let start = head.start.clone().unwrap_or_else(|| self.carried());
-        let segment = Segment::new(number, name.to_owned(), FIRST_EVENT, start, self.tally.clone());
-        // Without what follows the format description it is not known at which position the file begins.
-        let found = match head.format.clone().filter(|_| head.is_done() || durable > FIRST_EVENT) {
-            Some(format) => {
-                segment.set_format(format);
-                self.scan(&*file, &segment, head.alg(), len, durable)?
-            }
-            None => Found { error: head_error, ..Found::nothing() },
-        };
-        let Found { whole, entries, runs, error } = found;
-        segment.set_size(whole);
-        segment.set_entries(entries.clone());
-        let segment = if let Some(last) = entries.last() {
-            self.add(segment, last);
-            self.segments.get(&number).cloned().ok_or(LogError::Empty)?
-        } else {
-            Arc::new(segment)
-        };
-        if let Some(error) = error.clone().filter(|e| whole < durable || e.failure.is_some()) {
-            return Err(damaged(name, error));
-        }
-        if whole < durable {
-            let cause = format!("it was durable up to {durable}; whole are {whole}");
-            return Err(Stop::Damaged { file: name.to_owned(), offset: whole, cause });
-        }
-        if len > whole {
-            let cause = error.map_or_else(|| "the last transaction is not whole".to_owned(), |e| e.cause);
-            tracing::warn!(
-                file = name,
-                offset = whole,
-                bytes = len - whole,
-                cause,
-                "cutting the tail that a crash left"
-            );
-            file.set_len(whole).map_err(|e| LogError::storage(name, whole, "truncate", e))?;
-            file.sync_data().map_err(|e| LogError::storage(name, whole, "sync", e))?;
-            self.dropped += len - whole;
-        }
-        let tail = Tail::resume(self.storage, Arc::clone(&segment), file, whole, entries, runs)?;
-        self.segments.insert(number, segment);
-        Ok(Some(tail))
-    }
-
-    /// Finds the last whole place of the open file, and tells the transactions up to there to the live part.
-    fn scan(
-        &mut self,
-        file: &dyn StorageFile,
-        segment: &Segment,
-        alg: ChecksumAlg,
-        len: u64,
-        durable: u64,
-    ) -> Result<Found, Stop> {
-        let name = segment.name.as_str();
-        let (mut limit, mut runs, mut error) = (len, Vec::new(), None);
-        if alg == ChecksumAlg::None {
-            let verified = crcs::verify(self.storage, file, name, len).map_err(LogError::from)?;
-            limit = if verified.mismatch { verified.end } else { verified.end.max(durable).min(len) };
-            runs = verified.runs;
-            let cause =
-                if verified.mismatch { "the bytes differ from their checksum" } else { "no checksum covers this" };
-            error = (limit < len).then(|| ScanError { offset: limit, cause: cause.into(), failure: None });
-        }
-        let mut entries = Vec::new();
-        if len > VERIFY_WHOLE {
-            entries = index::load(self.storage, name, segment.number).unwrap_or_default();
-            entries.retain(|e| e.offset <= durable && e.offset <= limit);
-        }
-        let (from, gtid, tally) = match entries.last() {
-            Some(entry) => (entry.offset, entry.gtid.clone(), entry.tally.clone()),
-            None => (FIRST_EVENT, segment.start(), Tally::default()),
-        };
-        self.live.begin(LogPos { file: segment.number, offset: from }, gtid.clone(), segment.base.plus(&tally));
-        let arrivals = arrivals::load(self.storage, name);
-        let (live, mut before, number) = (&mut self.live, gtid.clone(), segment.number);
-        let walk = Walk::new(file, name, alg, from..limit, gtid, tally);
-        let (walk, result) = collect(walk.verifying(), &mut entries, |id, range, timestamp| {
-            let known = arrivals.get(arrivals.partition_point(|a| a.to < range.end)).filter(|a| a.from < range.end);
-            let arrived = known.map_or(Micros(i64::from(timestamp) * 1_000_000), |a| a.at);
-            let begins = LogPos { file: number, offset: range.start };
-            live.push(Recent { id: id.clone(), begins, ends: range.end, arrived }, &before);
-            before.advance(id);
-        });
-        let whole = walk.whole;
-        runs.retain(|run| run.end() <= whole);
-        let covered = runs.last().map_or(FIRST_EVENT, crcs::Run::end);
-        if alg == ChecksumAlg::None && covered < whole {
-            runs.push(checksum_of(file, name, covered, whole)?);
-        }
-        Ok(Found { whole, entries, runs, error: result.err().or(error) })
-    }
-}
-
-/// What a scan found.
-struct Found {
-    whole: u64,
-    entries: Vec<Entry>,
-    runs: Vec<crcs::Run>,
-    error: Option<ScanError>,
-}
-
-impl Found {
-    fn nothing() -> Self {
-        Self { whole: FIRST_EVENT, entries: Vec::new(), runs: Vec::new(), error: None }
-    }
-}
-
-/// The run from `from` to `to`, read from the file.
-fn checksum_of(file: &dyn StorageFile, name: &str, from: u64, to: u64) -> Result<crcs::Run, LogError> {
-    let mut hasher = crc32fast::Hasher::new();
-    let mut buf = vec![0; 256 * 1024];
-    let mut at = from;
-    while at < to {
-        let want = usize::try_from(to - at).unwrap_or(buf.len()).min(buf.len());
-        let n = super::storage::read_full(file, &mut buf[..want], at)
-            .map_err(|e| LogError::storage(name, at, "read", e))?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buf[..n]);
-        at += n as u64;
-    }
-    Ok(crcs::Run { offset: from, len: to - from, crc: hasher.finalize() })
 }

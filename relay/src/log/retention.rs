@@ -1,4 +1,5 @@
-//! Which files may go: the oldest first, by age and by bytes; never the last one, never one that a reader holds, unless the hard limit is hit.
+//! Which files may go: the oldest first, by age and by bytes; never the one that holds the head (a later one may be begun and still tell nothing),
+//! never one that a reader holds, unless the hard limit is hit.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -17,12 +18,11 @@ struct Candidate {
     pins: usize,
 }
 
-/// Numbers of the files to remove; `files` are all, in ascending order.
-fn decide(files: &[Candidate], config: &LogConfig, now: Micros) -> Vec<u64> {
+/// Numbers of the files to remove; `files` are all, in ascending order, `head` is the one that holds the head.
+fn decide(files: &[Candidate], head: u64, config: &LogConfig, now: Micros) -> Vec<u64> {
     let mut bytes: u64 = files.iter().map(|f| f.bytes).sum();
     let mut out = Vec::new();
-    let removable = files.len().saturating_sub(1);
-    for file in &files[..removable] {
+    for file in files.iter().take_while(|file| file.number < head) {
         let hard = config.retain_hard_bytes.is_some_and(|limit| bytes > limit);
         let much = config.retain_bytes.is_some_and(|limit| bytes > limit);
         let old = config.retain.is_some_and(|age| u128::from(now.millis_since(file.last_arrival)) > age.as_millis());
@@ -41,7 +41,8 @@ fn decide(files: &[Candidate], config: &LogConfig, now: Micros) -> Vec<u64> {
 pub(super) fn apply(log: &Log, now: Micros) -> Result<(), LogError> {
     let removed = {
         let mut segments = log.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let remove = decide(&candidates(&segments), &log.config, now);
+        let Some(head) = log.head().map(|head| head.pos.file) else { return Ok(()) };
+        let remove = decide(&candidates(&segments), head, &log.config, now);
         let removed: Vec<_> = remove.iter().filter_map(|n| segments.get(n).cloned()).collect();
         let Some(last) = removed.last() else { return Ok(()) };
         // Recorded before anything is removed: a missing file is damage unless it is known to have been let go. Rare and
@@ -60,11 +61,13 @@ pub(super) fn apply(log: &Log, now: Micros) -> Result<(), LogError> {
         }
         removed
     };
+    let mut result = Ok(());
     for segment in removed {
         let pins = segment.pins.load(Ordering::Acquire);
         if pins > 0 {
             segment.cut.store(true, Ordering::Release);
             log.counters.readers_cut.fetch_add(pins as u64, Ordering::Relaxed);
+            log.observed.tell(|o| o.readers_cut(pins as u64));
             tracing::warn!(
                 file = segment.name,
                 readers = pins,
@@ -73,8 +76,10 @@ pub(super) fn apply(log: &Log, now: Micros) -> Result<(), LogError> {
         }
         log.counters.files_removed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(file = segment.name, bytes = segment.size(), "removed by retention");
-        remove_files(log, &segment.name)?;
+        // What can't be removed now goes at the next start.
+        result = result.and(remove_files(log, &segment.name));
     }
+    result?;
     log.storage.sync_dir().map_err(|e| LogError::storage(&log.storage.describe(), 0, "sync the directory", e))
 }
 
@@ -119,36 +124,37 @@ mod tests {
 
     #[test]
     fn without_limits_nothing_goes() {
-        assert!(decide(&files([0; 4]), &LogConfig::default(), NOW).is_empty());
+        assert!(decide(&files([0; 4]), 4, &LogConfig::default(), NOW).is_empty());
     }
 
     #[test]
     fn bytes_take_the_oldest_until_they_fit() {
         let config = LogConfig { retain_bytes: Some(250), ..LogConfig::default() };
-        assert_eq!(decide(&files([0; 4]), &config, NOW), [1, 2]);
+        assert_eq!(decide(&files([0; 4]), 4, &config, NOW), [1, 2]);
     }
 
     #[test]
     fn age_counts_from_the_last_arrival() {
         let config = LogConfig { retain: Some(Duration::from_millis(8500)), ..LogConfig::default() };
-        assert_eq!(decide(&files([0; 4]), &config, NOW), [1, 2]);
+        assert_eq!(decide(&files([0; 4]), 4, &config, NOW), [1, 2]);
     }
 
     #[test]
-    fn the_last_file_stays_whatever_the_limits() {
+    fn the_file_that_holds_the_head_stays_whatever_the_limits() {
         let config = LogConfig { retain_hard_bytes: Some(0), retain: Some(Duration::ZERO), ..LogConfig::default() };
-        assert_eq!(decide(&files([1; 4]), &config, NOW), [1, 2, 3]);
+        assert_eq!(decide(&files([1; 4]), 4, &config, NOW), [1, 2, 3]);
+        assert_eq!(decide(&files([1; 4]), 3, &config, NOW), [1, 2], "the fourth was only begun");
     }
 
     #[test]
     fn a_held_file_keeps_itself_and_all_behind_it() {
         let config = LogConfig { retain_bytes: Some(0), ..LogConfig::default() };
-        assert_eq!(decide(&files([0, 1, 0, 0]), &config, NOW), [1]);
+        assert_eq!(decide(&files([0, 1, 0, 0]), 4, &config, NOW), [1]);
     }
 
     #[test]
     fn the_hard_limit_goes_no_further_than_it_must() {
         let config = LogConfig { retain_bytes: Some(100), retain_hard_bytes: Some(300), ..LogConfig::default() };
-        assert_eq!(decide(&files([1, 1, 0, 0]), &config, NOW), [1]);
+        assert_eq!(decide(&files([1, 1, 0, 0]), 4, &config, NOW), [1]);
     }
 }

@@ -7,7 +7,7 @@ use baton_wire::event::FIRST_EVENT;
 use baton_wire::gtid::GtidPosition;
 
 use super::appender::OpenFile;
-use super::error::{AppendError, LogError};
+use super::error::AppendError;
 use super::index::Entry;
 use super::meta::{Meta, MetaEpoch};
 use super::segment::{Segment, lock};
@@ -55,7 +55,7 @@ impl Writer {
                 meta.closed.push((tail.segment.number, tail.whole));
             }
         }
-        meta.store(&*log.storage).map_err(storage_failure)?;
+        meta.store(&*log.storage)?;
         *stored = meta.clone();
         drop(stored);
         self.close_tail();
@@ -91,6 +91,7 @@ impl Writer {
         let (log, name) = (&self.log, tail.segment.name.clone());
         log.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&tail.segment.number);
         for name in [index::name(&name), arrivals::name(&name), crcs::name(&name), name] {
+            // What stays is removed by the next start.
             let _ = log.storage.remove(&name);
         }
     }
@@ -128,12 +129,5 @@ fn identify(meta: &mut Meta, spec: &OpenFile) -> Result<(), AppendError> {
             });
             Ok(())
         }
-    }
-}
-
-fn storage_failure(error: LogError) -> AppendError {
-    match error {
-        LogError::Storage(failure) => failure.into(),
-        other => AppendError::Invalid { detail: other.to_string() },
     }
 }

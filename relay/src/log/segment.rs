@@ -191,7 +191,7 @@ impl Segment {
         let file = self.open(storage)?;
         let walk = Walk::new(&*file, &self.name, self.alg(), FIRST_EVENT..size, self.start(), Tally::default());
         let mut entries = Vec::new();
-        collect(walk, &mut entries, |_, _, _| {}).1.map_err(|e| e.into_log_error(&self.name))?;
+        collect(walk, &mut entries, |_, _, _| self.last_arrival()).1.map_err(|e| e.into_log_error(&self.name))?;
         if self.is_closed() {
             IndexWriter::create(storage, &self.name, self.number, &entries).close(size);
         }
@@ -210,11 +210,11 @@ pub(super) struct EntryFound {
 }
 
 /// Walks to the end and collects index entries, among them one where the last transaction ends, and one at the last whole place. `each` is told every transaction that ends: where it
-/// began, its end, and the timestamp of its last event. The walk is returned as it ended, with the reason if it ended early.
+/// began, its end, and the timestamp of its last event, and tells when it arrived. The walk is returned as it ended, with the reason if it ended early.
 pub(super) fn collect<'a>(
     mut walk: Walk<'a>,
     entries: &mut Vec<Entry>,
-    mut each: impl FnMut(&baton_wire::gtid::TransactionId, std::ops::Range<u64>, u32),
+    mut each: impl FnMut(&baton_wire::gtid::TransactionId, std::ops::Range<u64>, u32) -> Micros,
 ) -> (Walk<'a>, Result<(), super::scan::ScanError>) {
     let mut last = entries.last().map_or(FIRST_EVENT, |e| e.offset);
     let (mut ended, mut arrived) = (FIRST_EVENT, Micros::default());
@@ -222,9 +222,8 @@ pub(super) fn collect<'a>(
         match walk.step() {
             Ok(Some(step)) => {
                 let Some((id, began)) = &step.ended else { continue };
-                each(id, *began..step.ends, step.timestamp);
+                arrived = each(id, *began..step.ends, step.timestamp);
                 ended = step.ends;
-                arrived = Micros(i64::from(step.timestamp) * 1_000_000);
                 if step.ends >= last + index::INTERVAL {
                     last = step.ends;
                     entries.push(Entry { offset: last, gtid: walk.gtid.clone(), tally: walk.tally.clone(), arrived });

@@ -208,6 +208,43 @@ pub(super) fn read_whole(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
     Ok(buf)
 }
 
+/// What ended [`rewrite`] early.
+#[derive(Debug)]
+pub(super) enum Rewrite {
+    /// The bytes could not be read.
+    Read(io::Error),
+    /// Or not be written.
+    Write(io::Error),
+}
+
+impl From<Rewrite> for io::Error {
+    fn from(error: Rewrite) -> Self {
+        match error {
+            Rewrite::Read(e) | Rewrite::Write(e) => e,
+        }
+    }
+}
+
+/// Writes `range` of a file again, byte for byte, so that the next [`StorageFile::sync_data`] covers it: what is read may be pages that an
+/// earlier process failed to sync, which are clean since, and on no disk. A crash in between changes nothing, for the content is the same.
+/// The end of what was rewritten, and the failure that ended it early.
+pub(super) fn rewrite(file: &dyn StorageFile, range: std::ops::Range<u64>) -> (u64, Result<(), Rewrite>) {
+    let mut buf = vec![0; 256 * 1024];
+    let mut at = range.start;
+    while at < range.end {
+        let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
+        match file.read_at(&mut buf[..want], at) {
+            Ok(0) => break,
+            Ok(n) => match file.write_all_at(&buf[..n], at) {
+                Ok(()) => at += n as u64,
+                Err(e) => return (at, Err(Rewrite::Write(e))),
+            },
+            Err(e) => return (at, Err(Rewrite::Read(e))),
+        }
+    }
+    (at, Ok(()))
+}
+
 /// Writes a file so that after a crash it is the old or the new one, and is the new one once this returned.
 pub(super) fn replace(storage: &dyn Storage, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = format!("{name}.new");

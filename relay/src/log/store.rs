@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use baton_wire::Flavor;
@@ -13,6 +13,7 @@ use super::appender::{self, Appender};
 use super::error::{AppendError, LogError};
 use super::live::Live;
 use super::meta::Meta;
+use super::observer::{LogObserver, Observed};
 use super::recovery::{self, Recovered};
 use super::ring::Ring;
 use super::segment::{EntryFound, Segment, Segments, lock};
@@ -66,15 +67,11 @@ pub struct Log {
     pub(super) failure: watch::Sender<Option<AppendError>>,
     pub(super) damaged: Option<String>,
     pub(super) counters: Counters,
-    /// Told of each sync.
-    pub(super) on_sync: OnceLock<SyncObserver>,
+    pub(super) observed: Observed,
     recovered_bytes_dropped: u64,
     /// Numbers of closed files whose index was loaded, the newest use last.
     indexes: Mutex<VecDeque<u64>>,
 }
-
-/// Takes the bytes that a sync made durable, and the time that it took.
-pub(super) type SyncObserver = Box<dyn Fn(u64, Duration) + Send + Sync>;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
@@ -84,12 +81,14 @@ pub(super) struct Counters {
     pub(super) readers_cut: AtomicU64,
 }
 
-impl Log {
-    /// Has every sync of appended bytes told to `observer`: how many bytes it made durable, and how long it took. The first one set counts.
-    pub fn observe_syncs(&self, observer: impl Fn(u64, Duration) + Send + Sync + 'static) {
-        let _ = self.on_sync.set(Box::new(observer));
+impl Counters {
+    pub(super) fn storage_error(&self, observed: &Observed) {
+        self.storage_errors.fetch_add(1, Ordering::Relaxed);
+        observed.tell(|o| o.failed());
     }
+}
 
+impl Log {
     /// Opens the log in `storage`, or begins a new one in an empty directory: recovers what a crash left, and starts the thread that writes.
     ///
     /// A log whose durable part is damaged opens too, with what is whole before the damage: see [`LogStatus::damaged`].
@@ -112,13 +111,18 @@ impl Log {
             failure: watch::Sender::new(failure),
             damaged,
             counters: Counters::default(),
-            on_sync: OnceLock::new(),
+            observed: Observed::default(),
             recovered_bytes_dropped: dropped,
             indexes: Mutex::default(),
         });
         let writer = writer::Writer::new(Arc::clone(&log), mark, tail);
         let appender = appender::start(Arc::clone(&log), writer)?;
         Ok((log, appender))
+    }
+
+    /// Tells `observer` from now on what is written; the first one that is set stays.
+    pub fn observe(&self, observer: Arc<dyn LogObserver>) {
+        self.observed.by(observer);
     }
 
     /// What replicas may see; `None` while nothing is there.

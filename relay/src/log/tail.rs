@@ -10,7 +10,7 @@ use baton_wire::event::{FIRST_EVENT, MAGIC};
 use bytes::Bytes;
 
 use super::arrivals::{Arrival, ArrivalWriter};
-use super::crcs::{CrcWriter, Run};
+use super::crcs::{CrcWriter, Kept, Run};
 use super::error::{AppendError, LogError, StorageFailure};
 use super::index::{self, Entry, IndexWriter};
 use super::scan::FileHead;
@@ -68,27 +68,28 @@ impl Tail {
             }
         }
         segment.set_entries(Vec::new());
-        Ok(Self::new(storage, segment, file, FIRST_EVENT, &[]))
+        Ok(Self::new(storage, segment, file, FIRST_EVENT, &[], &[]))
     }
 
-    /// Goes on with a recovered file whose first `whole` bytes count; `runs` are their checksums, if it needs any of ours.
+    /// Goes on with a recovered file whose first `whole` bytes count; `kept` are their checksums, if it needs any of ours.
     pub(super) fn resume(
         storage: &dyn Storage,
         segment: Arc<Segment>,
         file: Arc<dyn StorageFile>,
         whole: u64,
         entries: Vec<Entry>,
-        runs: Vec<Run>,
+        arrivals: &[Arrival],
+        kept: &Kept,
     ) -> Result<Self, LogError> {
-        // What was read may be only in the page cache: from here on it counts as durable.
+        // What lies behind the mark was written again by recovery: from here on it is durable.
         file.sync_data().map_err(|e| LogError::storage(&segment.name, whole, "sync", e))?;
         storage.sync_dir().map_err(|e| LogError::storage(&storage.describe(), 0, "sync the directory", e))?;
-        let mut tail = Self::new(storage, Arc::clone(&segment), Arc::clone(&file), whole, &entries);
+        let mut tail = Self::new(storage, Arc::clone(&segment), Arc::clone(&file), whole, &entries, arrivals);
         tail.tally = entries.last().map(|e| e.tally.clone()).unwrap_or_default();
         tail.head = FileHead::read(&*file, &segment.name, whole).map_err(|e| e.into_log_error(&segment.name))?;
         tail.start_known = tail.head.is_done();
         if tail.needs_crcs() {
-            tail.crcs = Some(CrcWriter::create(storage, &segment.name, &runs)?);
+            tail.crcs = Some(CrcWriter::resume(storage, &segment.name, kept)?);
         }
         Ok(tail)
     }
@@ -99,13 +100,14 @@ impl Tail {
         file: Arc<dyn StorageFile>,
         whole: u64,
         entries: &[Entry],
+        arrivals: &[Arrival],
     ) -> Self {
         segment.share(&file);
         Self {
             index: IndexWriter::create(storage, &segment.name, segment.number, entries),
             last_entry: entries.last().map_or(FIRST_EVENT, |e| e.offset),
             last_transaction: FIRST_EVENT,
-            arrivals: ArrivalWriter::open(storage, &segment.name, whole),
+            arrivals: ArrivalWriter::open(storage, &segment.name, arrivals),
             segment,
             file,
             written: whole,
@@ -179,12 +181,17 @@ impl Tail {
         }
         let crcs = match &mut self.crcs {
             Some(crcs) => crcs,
-            None => self.crcs.insert(CrcWriter::create(storage, &self.segment.name, &[])?),
+            None => self.crcs.insert(CrcWriter::create(storage, &self.segment.name)?),
         };
         for run in self.crcs_waiting.drain(..) {
             crcs.push(run)?;
         }
         Ok(())
+    }
+
+    /// Whether the file's first events, which tell the position at its beginning, are complete up to `whole`.
+    pub(super) fn begun_by(&self, whole: u64) -> bool {
+        self.head.is_done() && self.head.end() <= whole
     }
 
     /// Makes everything written durable.
@@ -275,6 +282,7 @@ impl Tail {
             }
         }
         self.index.close(self.whole);
+        self.arrivals.close();
         self.segment.set_closed();
         self.segment.unload_entries();
     }

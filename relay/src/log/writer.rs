@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use baton_wire::event::FIRST_EVENT;
 use baton_wire::gtid::GtidPosition;
 use bytes::{Bytes, BytesMut};
-use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::appender::{Batch, OpenFile};
@@ -43,6 +42,7 @@ pub(super) enum Job {
     Batch(Batch, OwnedSemaphorePermit),
     Open(OpenFile, oneshot::Sender<Result<LogPos, AppendError>>),
     Settle(oneshot::Sender<Result<Settled, AppendError>>),
+    DropPartial(oneshot::Sender<Result<Option<LogPos>, AppendError>>),
 }
 
 /// Everything whole is durable, and nothing else is there.
@@ -110,6 +110,10 @@ impl Writer {
                     let result = self.settle();
                     let _ = done.send(result);
                 }
+                Job::DropPartial(done) => {
+                    let result = self.drop_partial();
+                    let _ = done.send(result);
+                }
             }
             self.housekeeping();
         }
@@ -162,13 +166,13 @@ impl Writer {
         for run in join(data) {
             tail.write(&*log.storage, &run, whole, log.config.ring_bytes)?;
         }
+        // Of a file whose position at the beginning is not known nothing is visible: a start after a kill could not tell it either.
+        let whole = if tail.start_known || tail.begun_by(whole) { whole } else { tail.whole };
         let advances = whole > tail.whole;
         if advances || tail.unsynced >= SYNC_EVERY {
             let (bytes, began) = (tail.unsynced, Instant::now());
             tail.sync()?;
-            if let Some(observer) = log.on_sync.get() {
-                observer(bytes, began.elapsed());
-            }
+            log.observed.tell(|o| o.synced(bytes, began.elapsed()));
         }
         if advances {
             self.publish(whole, transactions, received);
@@ -189,14 +193,12 @@ impl Writer {
             if let Some(format) = tail.head.format.clone() {
                 tail.segment.set_format(format);
             }
-            if tail.head.is_done() && tail.head.end() <= whole {
-                if let Some(start) = tail.head.start.take() {
-                    self.gtid = start;
-                    reset = true;
-                }
-                tail.segment.set_start(self.gtid.clone());
-                tail.start_known = true;
+            if let Some(start) = tail.head.start.take() {
+                self.gtid = start;
+                reset = true;
             }
+            tail.segment.set_start(self.gtid.clone());
+            tail.start_known = true;
         }
         let (mut noted, mut entries) = (Vec::new(), Vec::new());
         let last_arrived = transactions.last().map(|t| t.arrived);
@@ -282,13 +284,25 @@ impl Writer {
             }
             Ok(()) => {}
             Err(failure) => {
-                log.counters.storage_errors.fetch_add(1, Ordering::Relaxed);
+                log.counters.storage_error(&log.observed);
                 let error = AppendError::from(failure);
                 log.failure.send_replace(Some(error.clone()));
                 return Err(error);
             }
         }
         Ok(Settled { head: log.head(), end: self.end() })
+    }
+
+    /// Drops what is not whole. A failure that was not settled stays one: whole transactions may be gone with it.
+    fn drop_partial(&mut self) -> Result<Option<LogPos>, AppendError> {
+        if let Some(failure) = self.log.failure.borrow().clone() {
+            return Err(failure);
+        }
+        if let Err(failure) = self.make_whole(false) {
+            self.fail(failure.clone().into());
+            return Err(failure.into());
+        }
+        Ok(self.end())
     }
 
     fn make_whole(&mut self, probe: bool) -> Result<(), StorageFailure> {
@@ -302,6 +316,12 @@ impl Writer {
         }
         if probe {
             let storage = &*self.log.storage;
+            // A description that could not be made durable may be the one on disk all the same, and names a file closed that grows on.
+            let meta = lock(&self.log.meta);
+            if meta.base.is_some() {
+                meta.store(storage)?;
+            }
+            drop(meta);
             let wrap = |e| StorageFailure::new(PROBE, 0, "write", e);
             let file = storage.create(PROBE).map_err(wrap)?;
             let written = file.write_all_at(&[0; 64 * 1024], 0).and_then(|()| file.sync_data());
@@ -321,7 +341,7 @@ impl Writer {
         let hint = error.hint().unwrap_or_default();
         tracing::error!(%error, hint, "the log can't be written; what is not durable is dropped");
         if matches!(error, AppendError::Storage(_)) {
-            self.log.counters.storage_errors.fetch_add(1, Ordering::Relaxed);
+            self.log.counters.storage_error(&self.log.observed);
         }
         if let Some(tail) = &mut self.tail {
             if let Err(error) = tail.cut() {

@@ -381,9 +381,7 @@ impl Reading<'_> {
         while let Some(effect) = ingest.next_effect() {
             match effect {
                 Effect::Append(batch) => self.appender.append(batch).await?,
-                Effect::DropPartial => {
-                    self.appender.settle().await?;
-                }
+                Effect::DropPartial => self.appender.drop_partial().await?,
                 Effect::OpenFile { number, base } => {
                     let file = OpenFile { number, base, upstream_server_id: self.server_id, flavor: ingest.flavor() };
                     self.appender.open_file(file).await?;

@@ -35,7 +35,7 @@ pub(crate) struct Parsed {
     pub(crate) data: Bytes,
     /// Begin of each event, and the end.
     pub(crate) boundaries: Vec<u64>,
-    /// Boundaries outside of transactions.
+    /// Boundaries outside of transactions, but for the end of the format description.
     pub(crate) wholes: BTreeSet<u64>,
     pub(crate) transactions: Vec<Transaction>,
 }
@@ -62,8 +62,8 @@ pub(crate) fn parse(number: u64, data: Vec<u8>) -> Parsed {
             }
             Mark::Outside | Mark::Inside => {}
         }
-        // What a file begins at is told by the event behind its format description.
-        if !tracker.in_transaction() && header.kind != EventKind::FORMAT_DESCRIPTION {
+        // A format description alone is not shown to anybody.
+        if !tracker.in_transaction() && out.boundaries.len() > 1 {
             out.wholes.insert(end as u64);
         }
         out.boundaries.push(end as u64);
@@ -78,6 +78,12 @@ impl Parsed {
         self.data.len() as u64
     }
 
+    /// The last boundary outside of transactions, up to `to`.
+    fn whole_before(&self, to: u64) -> Option<u64> {
+        let described = self.boundaries.get(1).copied().filter(|end| *end <= to);
+        self.wholes.range(..=to).next_back().copied().or(described)
+    }
+
     /// The bytes from `from` to `to` as a batch.
     pub(crate) fn batch(&self, from: u64, to: u64) -> Batch {
         let ends_here = |t: &&Transaction| t.ends > from && t.ends <= to;
@@ -85,7 +91,7 @@ impl Parsed {
             file: self.number,
             offset: from,
             data: self.data.slice(from as usize..to as usize),
-            whole: self.wholes.range(..=to).next_back().copied().filter(|whole| *whole > from),
+            whole: self.whole_before(to).filter(|whole| *whole > from),
             transactions: self.transactions.iter().filter(ends_here).cloned().collect(),
             received_at: arrival(self.number, to),
         }
@@ -115,6 +121,21 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+
+    /// A number below `n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+
+    /// A size of 1 to about 2 to the power of `bits`, small ones as likely as large ones.
+    pub(crate) fn size(&mut self, bits: u64) -> usize {
+        let bits = self.next() % bits + 1;
+        1 + self.below(1 << bits)
+    }
 }
 
 /// Makes MariaDB files, one after the other, whose GTIDs go on.
@@ -122,11 +143,14 @@ pub(crate) struct Primary {
     alg: ChecksumAlg,
     state: Vec<Gtid>,
     data: Vec<u8>,
+    /// Of the events, in seconds.
+    pub(crate) timestamp: u32,
 }
 
 impl Primary {
     pub(crate) fn new(alg: ChecksumAlg, state: &[&str]) -> Self {
-        let mut primary = Self { alg, state: state.iter().map(|g| g.parse().unwrap()).collect(), data: Vec::new() };
+        let state = state.iter().map(|g| g.parse().unwrap()).collect();
+        let mut primary = Self { alg, state, data: Vec::new(), timestamp: 1_700_000_000 };
         primary.begin();
         primary
     }
@@ -143,26 +167,38 @@ impl Primary {
     pub(crate) fn event(&mut self, kind: EventKind, server_id: u32, body: &[u8]) -> &mut Self {
         let size = 19 + body.len() + self.alg.len();
         let log_pos = (self.data.len() + size) as u32;
-        let header = EventHeader { timestamp: 1_700_000_000, kind, server_id, size: 0, log_pos, flags: 0 };
+        let header = EventHeader { timestamp: self.timestamp, kind, server_id, size: 0, log_pos, flags: 0 };
         self.data.extend_from_slice(&event::build(header, body, self.alg));
         self
     }
 
     /// A transaction of `bytes` of rows in events of up to 8000 bytes.
     pub(crate) fn transaction(&mut self, gtid: &str, bytes: usize) -> &mut Self {
+        let sequence = gtid.parse::<Gtid>().unwrap().sequence;
+        let rows: Vec<u8> = (0..bytes).map(|i| (i as u64 + sequence) as u8).collect();
+        self.group(gtid, 0x0c, |primary, server_id| {
+            for chunk in rows.chunks(8000) {
+                primary.event(EventKind::WRITE_ROWS_V1, server_id, chunk);
+            }
+            primary.event(EventKind::XID, server_id, &sequence.to_le_bytes());
+        })
+    }
+
+    /// A GTID with `flags`, and what belongs to it.
+    pub(crate) fn group(&mut self, gtid: &str, flags: u8, content: impl FnOnce(&mut Self, u32)) -> &mut Self {
         let gtid: Gtid = gtid.parse().unwrap();
-        let mut body = gtid.sequence.to_le_bytes().to_vec();
-        body.extend_from_slice(&gtid.domain.to_le_bytes());
-        body.extend_from_slice(&[0x0c, 0, 0, 0, 0, 0, 0]);
-        self.event(EventKind::MARIADB_GTID, gtid.server_id, &body);
-        let rows: Vec<u8> = (0..bytes).map(|i| (i as u64 + gtid.sequence) as u8).collect();
-        for chunk in rows.chunks(8000) {
-            self.event(EventKind::WRITE_ROWS_V1, gtid.server_id, chunk);
-        }
-        self.event(EventKind::XID, gtid.server_id, &gtid.sequence.to_le_bytes());
+        self.gtid_event(&gtid, flags);
+        content(self, gtid.server_id);
         self.state.retain(|g| (g.domain, g.server_id) != (gtid.domain, gtid.server_id));
         self.state.push(gtid);
         self
+    }
+
+    pub(crate) fn gtid_event(&mut self, gtid: &Gtid, flags: u8) {
+        let mut body = gtid.sequence.to_le_bytes().to_vec();
+        body.extend_from_slice(&gtid.domain.to_le_bytes());
+        body.extend_from_slice(&[flags, 0, 0, 0, 0, 0, 0]);
+        self.event(EventKind::MARIADB_GTID, gtid.server_id, &body);
     }
 
     /// Ends the file, and begins the next one.
