@@ -8,9 +8,13 @@ use baton_relay::config::{Config, ConfigError};
 use baton_relay::log::{DiskStorage, Grant, PromiseFile, Promised};
 use baton_relay::{events, relay, reset};
 use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// Files that are open beside the clients' connections, at most: the log's, ports, the upstream, lag sessions, HTTP.
+const OTHER_FILES: u64 = 512;
 
 /// Exit code for a configuration that can't be used (`EX_CONFIG` of sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -129,6 +133,7 @@ fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
+    raise_file_limit(u64::from(config.listen.max_connections));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     runtime.block_on(async {
@@ -147,4 +152,22 @@ fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         relay::run(config, cancel).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The usual soft limit of 1024 open files is for programs that use `select`; a relay takes what it may have.
+fn raise_file_limit(clients: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+            tracing::warn!(%error, "the limit of open files can't be raised");
+        }
+    }
+    // No limit is told as none.
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < clients + OTHER_FILES) {
+        tracing::warn!(
+            files,
+            clients,
+            "listen.max_connections needs more open files than the process may have: raise the hard limit (LimitNOFILE)"
+        );
+    }
 }

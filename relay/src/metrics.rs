@@ -209,6 +209,12 @@ impl Metrics {
 
     /// All figures in Prometheus' text format, version 0.0.4.
     pub fn render(&self, sample: &Sample<'_>) -> String {
+        // Counted by the log itself.
+        for (counter, total) in
+            [(&self.log_write_errors, sample.log.storage_errors), (&self.fanout_retention_cuts, sample.log.readers_cut)]
+        {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         let scraped = Prometheus::new();
         log_figures(&scraped, sample);
         upstream_figures(&scraped, sample.upstream);

@@ -8,11 +8,11 @@ use baton_wire::auth::StoredPassword;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Problem};
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
 use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogStatus, PromiseFile};
@@ -26,12 +26,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Checks what [`Config::load`] can't see in the text alone: that the files it names can be used.
 ///
 /// # Errors
-/// The file, and what is wrong with it.
-pub fn check(config: &Config) -> anyhow::Result<()> {
-    tls::install_provider();
-    server_tls(config)?;
-    tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())?;
-    Ok(())
+/// The key, the file, and what is wrong with it.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    load_tls(config).map(drop)
 }
 
 /// Asks the primary for the settings that break what acknowledgements promise: one warning each, or one that says why it can't be asked.
@@ -45,11 +42,28 @@ pub async fn check_primary(config: &Config) -> Vec<String> {
         .unwrap_or_else(|e| vec![format!("the primary's settings are not checked: {e}")])
 }
 
-fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-    match (&config.listen.tls_cert_file, &config.listen.tls_key_file) {
-        (Some(cert), Some(key)) => Ok(Some(tls::server_config(cert, key)?)),
-        _ => Ok(None),
-    }
+/// What is shown to clients, and how the primary is connected to.
+type BothTls = (Option<Arc<ServerConfig>>, Option<Arc<ClientConfig>>);
+
+fn load_tls(config: &Config) -> Result<BothTls, ConfigError> {
+    tls::install_provider();
+    let unusable = |key: &str, error: tls::TlsError| {
+        let problem = Problem { key: key.into(), value: None, message: error.to_string(), variable: None };
+        ConfigError { problems: vec![problem] }
+    };
+    let server = match (&config.listen.tls_cert_file, &config.listen.tls_key_file) {
+        (Some(cert), Some(key)) => Some(tls::server_config(cert, key).map_err(|e| {
+            let of_key = match &e {
+                tls::TlsError::Read { path, .. } | tls::TlsError::Content { path, .. } => path == key,
+                _ => false,
+            };
+            unusable(if of_key { "listen.tls_key_file" } else { "listen.tls_cert_file" }, e)
+        })?),
+        _ => None,
+    };
+    let client = tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())
+        .map_err(|e| unusable("upstream.ca_file", e))?;
+    Ok((server, client))
 }
 
 /// Runs a relay until cancelled.
@@ -57,9 +71,7 @@ fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
 /// # Errors
 /// What keeps it from starting: the data directory, the log, a port, a certificate.
 pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
-    tls::install_provider();
-    let server_tls = server_tls(&config)?;
-    let client_tls = tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref())?;
+    let (server_tls, client_tls) = load_tls(&config)?;
     let metrics = Metrics::new();
 
     let dir = &config.data_dir;
@@ -74,6 +86,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     };
     let promise = PromiseFile::open(&*storage)?;
     let (log, appender) = Log::open(storage, log_config)?;
+    let observer = Arc::clone(&metrics);
+    log.observe_syncs(move |bytes, took| observer.observe_sync(bytes, took));
 
     let replication = listen("listen.replication", &config.listen.replication.to_string()).await?;
     let http = listen("listen.http", &config.listen.http.to_string()).await?;
@@ -167,6 +181,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     let mut served = served;
     let mut admin = admin;
     tokio::select! {
+        // First: parts that ended because they were told to did not end by themselves.
+        biased;
         () = cancel.cancelled() => {}
         ended = &mut fed => tracing::error!(?ended, "the upstream side ended by itself"),
         ended = &mut served => tracing::error!(?ended, "the replication port ended by itself"),

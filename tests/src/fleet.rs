@@ -33,6 +33,7 @@ pub struct Plan {
     replicas: Vec<Kind>,
     second: bool,
     proxies: bool,
+    durable: bool,
     options: Vec<String>,
 }
 
@@ -43,6 +44,7 @@ impl Plan {
             replicas: replicas.to_vec(),
             second: false,
             proxies: false,
+            durable: false,
             options: vec!["--max-binlog-size=256K".into()],
         }
     }
@@ -59,6 +61,12 @@ impl Plan {
         self
     }
 
+    /// A primary that syncs every commit.
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
     /// An option of the primary and the replicas.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_owned());
@@ -71,7 +79,7 @@ impl Plan {
             let builder = bed.mariadb(name).server_id(id);
             self.options.iter().fold(builder, |builder, option| builder.option(option))
         };
-        let primary = server("primary", 1).start()?;
+        let primary = server("primary", 1).durable(self.durable).start()?;
         let upstream = self.proxies.then(|| Proxy::start(primary.address())).transpose()?;
         let port = upstream.as_ref().map_or(primary.port(), Proxy::port);
         let relay = bed.relay("relay-1").upstream_ports(&[port]).supervised().start()?;
@@ -169,6 +177,15 @@ impl Fleet {
             Ok(now.filter(|now| now != before).map(drop))
         })
     }
+}
+
+/// Rows of 100,000 bytes into `test.wide`: `megabytes` transactions of ten.
+pub fn fill(primary: &MariaDb, megabytes: u32) -> Result<()> {
+    primary.sql("CREATE TABLE IF NOT EXISTS test.wide (id INT AUTO_INCREMENT PRIMARY KEY, filler LONGTEXT)")?;
+    for _ in 0..megabytes {
+        primary.sql("INSERT INTO test.wide (filler) SELECT REPEAT('x', 100000) FROM test.seq_1_to_10")?;
+    }
+    Ok(())
 }
 
 /// Random numbers whose seed is told, so that a failure can be repeated with `SEED=`.

@@ -18,6 +18,7 @@
 pub mod certs;
 pub mod compare;
 pub mod dir;
+pub mod dump;
 pub mod fleet;
 pub mod load;
 pub mod mariadb;
@@ -36,6 +37,7 @@ pub mod witness;
 pub use certs::Certs;
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
+pub use dump::Dump;
 pub use fleet::{Fleet, Kind, Plan, seeded};
 pub use load::{Report, Running, Sysbench, Workload};
 pub use mariadb::{MariaDb, MariaDbBuilder, Source, Ssl, Start};

@@ -265,7 +265,6 @@ fn accept_loop(shared: &Arc<Shared>, listener: TcpListener, port: u16) {
             drop(shared.wait(state));
             continue;
         }
-        let target = state.target;
         state.live.retain(|(_, pair)| Arc::strong_count(pair) > 1);
         drop(state);
         if listener.is_none() {
@@ -275,6 +274,8 @@ fn accept_loop(shared: &Arc<Shared>, listener: TcpListener, port: u16) {
             thread::sleep(TICK);
             continue;
         };
+        // Only now: it may have been changed while this waited.
+        let target = shared.lock().target;
         if let (Ok((client, _)), Some(target)) = (accepted, target) {
             begin(shared, client, target);
         }

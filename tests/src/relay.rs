@@ -39,6 +39,7 @@ pub struct RelayBuilder {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     users: Vec<(String, String)>,
     env: BTreeMap<String, String>,
+    binary: Option<PathBuf>,
     supervised: bool,
     wait_ready: bool,
 }
@@ -52,6 +53,7 @@ impl RelayBuilder {
             sections: BTreeMap::new(),
             users: vec![("repl".to_owned(), REPL_PASSWORD.to_owned())],
             env: BTreeMap::new(),
+            binary: None,
             supervised: false,
             wait_ready: true,
         };
@@ -116,6 +118,12 @@ impl RelayBuilder {
     /// An environment variable of the process, such as `RUST_LOG`.
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Another binary than [`binary`] finds: an older build, to be compared with.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
         self
     }
 
@@ -413,7 +421,11 @@ impl Inner {
         if slot.as_ref().is_some_and(Proc::is_running) {
             return Ok(());
         }
-        let mut cmd = Cmd::new(binary()?).arg("--config").arg(&self.config);
+        let program = match &self.builder.binary {
+            Some(path) => path.clone(),
+            None => binary()?,
+        };
+        let mut cmd = Cmd::new(program).arg("--config").arg(&self.config);
         for (key, value) in &self.builder.env {
             cmd = cmd.env(key, value);
         }

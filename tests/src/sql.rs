@@ -69,10 +69,10 @@ pub struct Answer {
 /// One session.
 pub struct Sql {
     stream: BufReader<Stream>,
-    sequence: u8,
+    pub(crate) sequence: u8,
     thread_id: u32,
     server_version: String,
-    broken: bool,
+    pub(crate) broken: bool,
 }
 
 /// Ends a session's connection from another thread.
@@ -251,7 +251,7 @@ impl Sql {
         }
     }
 
-    fn read_packet(&mut self) -> Result<Vec<u8>> {
+    pub(crate) fn read_packet(&mut self) -> Result<Vec<u8>> {
         let mut whole = Vec::new();
         loop {
             let mut head = [0; 4];
@@ -268,7 +268,7 @@ impl Sql {
         }
     }
 
-    fn write_packet(&mut self, payload: &[u8]) -> Result<()> {
+    pub(crate) fn write_packet(&mut self, payload: &[u8]) -> Result<()> {
         let mut rest = payload;
         loop {
             let (part, after) = rest.split_at(rest.len().min(MAX_PACKET));
@@ -312,7 +312,7 @@ fn tcp(at: SocketAddr, timeout: Option<Duration>) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn refuse_error(packet: &[u8]) -> Result<()> {
+pub(crate) fn refuse_error(packet: &[u8]) -> Result<()> {
     if packet.first() != Some(&0xff) {
         return Ok(());
     }

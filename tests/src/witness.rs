@@ -3,7 +3,8 @@
 //! Shares nothing with Baton's own event code. Source: <https://mariadb.com/kb/en/2-binlog-event-header/>, `sql/log_event.h`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -17,8 +18,11 @@ const STOP: u8 = 3;
 const ROTATE: u8 = 4;
 const XID: u8 = 16;
 const GTID: u8 = 162;
-const MAGIC: &[u8] = b"\xfebin";
+/// Bytes before the first event.
+const MAGIC: usize = 4;
 const HEADER: usize = 19;
+/// Bytes of a body that are looked at.
+const BODY: usize = 12;
 /// Offset of the flag that says that a server has the file open.
 const IN_USE: usize = 21;
 
@@ -31,27 +35,44 @@ pub struct Event {
     pub kind: u8,
     /// Its bytes, header and checksum included.
     pub size: usize,
+    /// The beginning of its body, followed by zeros if that is shorter.
+    pub body: [u8; BODY],
 }
 
-/// The whole events of a file, in order; what follows the last one is left out.
-pub fn events(bytes: &[u8]) -> Vec<Event> {
+/// The whole events of a file, in order, with the first bytes of their bodies; what follows the last one is left out. Never holds more than that.
+pub fn events(path: &Path) -> Result<Vec<Event>> {
+    let open = || -> std::io::Result<_> {
+        let file = File::open(path)?;
+        Ok((file.metadata()?.len() as usize, BufReader::new(file)))
+    };
+    let (length, mut reader) = open().with_context(|| format!("can't read {}", path.display()))?;
+    walk(&mut reader, length).with_context(|| format!("can't read {}", path.display()))
+}
+
+fn walk(reader: &mut BufReader<impl Read + Seek>, length: usize) -> std::io::Result<Vec<Event>> {
     let mut found = Vec::new();
-    let mut at = MAGIC.len();
-    while let Some(header) = bytes.get(at..at + HEADER) {
+    let mut at = MAGIC;
+    reader.seek_relative(MAGIC as i64)?;
+    while at + HEADER <= length {
+        let mut header = [0; HEADER];
+        reader.read_exact(&mut header)?;
         let size = u32::from_le_bytes([header[9], header[10], header[11], header[12]]) as usize;
-        if size < HEADER || at + size > bytes.len() {
+        if size < HEADER || at + size > length {
             break;
         }
-        found.push(Event { at, kind: header[4], size });
+        let mut body = [0; BODY];
+        let begin = BODY.min(size - HEADER);
+        reader.read_exact(&mut body[..begin])?;
+        reader.seek_relative((size - HEADER - begin) as i64)?;
+        found.push(Event { at, kind: header[4], size, body });
         at += size;
     }
-    found
+    Ok(found)
 }
 
 /// Sizes of the rows events (version 1) in a file, greatest last.
 pub fn row_event_sizes(path: &Path) -> Result<Vec<usize>> {
-    let bytes = read(path)?;
-    let mut sizes: Vec<_> = events(&bytes).iter().filter(|e| (23..=25).contains(&e.kind)).map(|e| e.size).collect();
+    let mut sizes: Vec<_> = events(path)?.iter().filter(|e| (23..=25).contains(&e.kind)).map(|e| e.size).collect();
     sizes.sort_unstable();
     Ok(sizes)
 }
@@ -60,11 +81,8 @@ pub fn row_event_sizes(path: &Path) -> Result<Vec<usize>> {
 pub fn gtids(files: &[PathBuf]) -> Result<Vec<(u32, u64)>> {
     let mut found = Vec::new();
     for path in files {
-        let bytes = read(path)?;
-        for event in events(&bytes).iter().filter(|event| event.kind == GTID) {
-            let body = bytes.get(event.at + HEADER..).and_then(|body| body.first_chunk::<12>());
-            let body = body.with_context(|| format!("{}: a short GTID event at {}", path.display(), event.at))?;
-            let (sequence, domain) = body.split_at(8);
+        for event in events(path)?.iter().filter(|event| event.kind == GTID) {
+            let (sequence, domain) = event.body.split_at(8);
             found.push((u32::from_le_bytes(domain.try_into()?), u64::from_le_bytes(sequence.try_into()?)));
         }
     }
@@ -103,10 +121,11 @@ pub fn check_mirror(primary: &MariaDb, relay: &RelayProc) -> Result<usize> {
     let mut closed = 0;
     for file in files.iter().filter(|file| **file >= first && **file != last) {
         let (original, copy) = (primary.binlog_path(file), relay.data_dir().join(file));
-        let bytes = read(&original)?;
-        let whole = events(&bytes);
+        let whole = events(&original)?;
         let end = whole.last().map_or(0, |event| event.at + event.size);
-        if end == bytes.len() && whole.last().is_some_and(|event| matches!(event.kind, STOP | ROTATE)) {
+        if end as u64 == original.metadata()?.len()
+            && whole.last().is_some_and(|event| matches!(event.kind, STOP | ROTATE))
+        {
             cmp_files(&original, &copy)?;
             closed += 1;
             continue;
@@ -124,17 +143,20 @@ pub fn log_files(relay: &RelayProc) -> Result<Vec<PathBuf>> {
     Ok(relay.log_files()?.into_iter().filter(|path| path.parent() == Some(relay.data_dir())).collect())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("can't read {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
+
+    fn walked(bytes: &[u8]) -> Vec<(usize, u8, usize)> {
+        let found = walk(&mut BufReader::new(Cursor::new(bytes)), bytes.len()).unwrap();
+        found.iter().map(|event| (event.at, event.kind, event.size)).collect()
+    }
 
     #[test]
     fn whole_events_are_found_and_a_cut_one_is_left_out() {
-        let mut bytes = MAGIC.to_vec();
+        let mut bytes = b"\xfebin".to_vec();
         for (kind, size) in [(15_u8, 30_u32), (XID, 31), (ROTATE, 40)] {
             let mut event = vec![0; size as usize];
             event[4] = kind;
@@ -142,8 +164,7 @@ mod tests {
             bytes.extend(event);
         }
         bytes.pop();
-        let found = events(&bytes);
-        assert_eq!(found, [Event { at: 4, kind: 15, size: 30 }, Event { at: 34, kind: XID, size: 31 }]);
-        assert!(events(MAGIC).is_empty() && events(b"").is_empty());
+        assert_eq!(walked(&bytes), [(4, 15, 30), (34, XID, 31)]);
+        assert!(walked(&bytes[..4]).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use baton_testbed::fleet::fill;
 use baton_testbed::template::{REPL_PASSWORD, program};
 use baton_testbed::{
     Cmd, Fleet, Kind, MariaDb, Plan, Proc, Sysbench, Workload, scenario, wait_caught_up, wait_until, witness,
@@ -10,15 +11,6 @@ use baton_testbed::{
 
 /// What a relay may use at its peak, in KiB: its caches and buffers, whatever passes through it.
 const MEMORY: u64 = 200 << 10;
-
-/// Rows of 100,000 bytes, `count` of them in transactions of ten.
-fn fill(primary: &MariaDb, count: u32) -> Result<()> {
-    primary.sql("CREATE TABLE IF NOT EXISTS test.wide (id INT AUTO_INCREMENT PRIMARY KEY, filler LONGTEXT)")?;
-    for _ in 0..count / 10 {
-        primary.sql("INSERT INTO test.wide (filler) SELECT REPEAT('x', 100000) FROM test.seq_1_to_10")?;
-    }
-    Ok(())
-}
 
 fn memory_is_bounded(fleet: &Fleet) -> Result<()> {
     for relay in fleet.relays() {
@@ -64,11 +56,11 @@ fn replica_far_behind_catches_up_while_another_stays_at_the_head() {
     scenario("far_behind", |bed| {
         let fleet = Plan::new(&[Kind::Gtid, Kind::Gtid]).option("--max-binlog-size=4M").start(bed)?;
         let (near, far) = (&fleet.replicas[0], &fleet.replicas[1]);
-        fill(&fleet.primary, 10)?;
+        fill(&fleet.primary, 1)?;
         fleet.check()?;
         let before = connection(&fleet, near)?;
         far.stop_slave()?;
-        fill(&fleet.primary, 600)?;
+        fill(&fleet.primary, 60)?;
         wait_caught_up(&fleet.primary, near)?;
         far.start_slave()?;
         let mut rounds = 0;
@@ -90,7 +82,7 @@ fn clients_that_do_not_read_cost_bounded_memory_and_disturb_nobody() {
     scenario("not_reading", |bed| {
         let fleet = Plan::new(&[Kind::Gtid, Kind::Gtid]).option("--max-binlog-size=4M").start(bed)?;
         let (reading, frozen) = (&fleet.replicas[0], &fleet.replicas[1]);
-        fill(&fleet.primary, 10)?;
+        fill(&fleet.primary, 1)?;
         fleet.check()?;
         let dump = remote_dump(&fleet)?;
         let attached = || Ok(fleet.relay.status()?["replicas"].as_array().map_or(0, Vec::len));
@@ -99,7 +91,7 @@ fn clients_that_do_not_read_cost_bounded_memory_and_disturb_nobody() {
         dump.freeze()?;
         frozen.freeze()?;
         let at_rest = fleet.relay.rss_kb()?;
-        fill(&fleet.primary, 600)?;
+        fill(&fleet.primary, 60)?;
         wait_caught_up(&fleet.primary, reading)?;
         let grown = fleet.relay.rss_kb()?.saturating_sub(at_rest);
         ensure!(grown < 100 << 10, "the relay grew by {grown} KiB for clients that do not read");

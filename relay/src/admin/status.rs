@@ -95,6 +95,7 @@ pub(super) struct Attached {
     sent_bytes: u64,
     since: String,
     error: Option<String>,
+    replaces: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -202,6 +203,7 @@ fn one(name: String, replica: &Replica, base: &str) -> Attached {
         sent_bytes: replica.sent_bytes(),
         since: replica.since.rfc3339(),
         error: replica.error(),
+        replaces: replica.replaces().map(str::to_owned),
     }
 }
 

@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use baton_wire::WireError;
 use baton_wire::checksum::ChecksumAlg;
-use baton_wire::event::{self, EventHeader, EventKind, FIRST_EVENT, FormatDescription, GtidListEvent, Rotate};
-use baton_wire::gtid::mariadb::GtidList;
+use baton_wire::event::{
+    self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, Heartbeat, Rotate,
+};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::emit::{Emitter, Filter};
+use super::emit::{EmitError, Emitter, Filter};
+use super::headers::read_header_events;
 use super::pieces::{Pieces, Taken};
 use super::registry::{Replica, ReplicaState};
 use super::request::{DumpRequest, StartFrom};
-use super::start::{Begin, Resolution, resolve};
+use super::start::{Begin, not_in_the_log};
 use crate::clock::Micros;
 use crate::log::{Chunk, Head, Log, LogPos, LogReader, ReadError};
 use crate::metrics::Metrics;
@@ -29,10 +31,10 @@ use crate::net::Stream;
 
 /// Bytes of log that are read, framed and written at a time.
 const READ_BYTES: usize = 256 * 1024;
+/// Framed bytes that are not kept back for more.
+const WRITE_BYTES: usize = 128 * 1024;
 /// Buffers above this size are given back while a client waits.
 const KEEP_BYTES: usize = 4 * 1024;
-/// The events at a file's beginning are smaller than this.
-const HEADER_EVENTS_BYTES: usize = 64 * 1024;
 /// `GtidListEvent` flag that ends `START SLAVE UNTIL`.
 const UNTIL_REACHED: u8 = 1;
 
@@ -65,6 +67,15 @@ impl From<WireError> for DumpEnd {
     }
 }
 
+impl From<EmitError> for DumpEnd {
+    fn from(e: EmitError) -> Self {
+        match e {
+            EmitError::Wire(e) => e.into(),
+            EmitError::Forked { requested, .. } => Self::Refused(not_in_the_log(requested)),
+        }
+    }
+}
+
 /// What a stream works with.
 pub(super) struct Dump<'a> {
     pub(super) log: &'a Arc<Log>,
@@ -74,6 +85,8 @@ pub(super) struct Dump<'a> {
     pub(super) server_id: u32,
     pub(super) metrics: &'a Metrics,
     pub(super) cancel: CancellationToken,
+    /// Number of the next packet, behind what was written.
+    pub(super) sequence: u8,
 }
 
 /// The state of a stream that has begun.
@@ -93,82 +106,28 @@ struct Flow {
 impl Dump<'_> {
     /// Serves the stream until it ends. On return, the sequence number for a closing packet (error, EOF).
     pub(super) async fn run(mut self) -> (u8, DumpEnd) {
-        let mut heads = self.log.subscribe();
-        heads.mark_changed();
-        let begin = match self.begin(&mut heads).await {
-            Ok(begin) => begin,
-            Err((sequence, end)) => return (sequence, end),
-        };
-        let mut flow = match self.open(begin).await {
-            Ok(flow) => flow,
-            Err(end) => return (1, end),
-        };
-        self.replica.set_state(ReplicaState::Streaming);
-        let end = match self.flow(&mut flow, &mut heads).await {
+        let end = match self.stream().await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        (flow.emitter.sequence(), end)
+        (self.sequence, end)
     }
 
-    /// Waits until the client's position is in the log.
-    async fn begin(&mut self, heads: &mut watch::Receiver<Option<Arc<Head>>>) -> Result<Begin, (u8, DumpEnd)> {
-        let mut emitter =
-            Emitter::new(Filter::default(), self.request.checksum.unwrap_or(ChecksumAlg::None), GtidList::default());
-        let mut told = false;
-        loop {
-            heads.mark_unchanged();
-            let log = Arc::clone(self.log);
-            let start = self.request.start.clone();
-            let resolution = tokio::task::spawn_blocking(move || resolve(&log, &start)).await;
-            let why = match resolution {
-                Ok(Resolution::Begin(begin)) => return Ok(begin),
-                Ok(Resolution::Refuse(message)) => return Err((emitter.sequence(), DumpEnd::Refused(message))),
-                Ok(Resolution::Hold(why)) => why,
-                Err(e) => return Err((emitter.sequence(), DumpEnd::Log(e.to_string()))),
-            };
-            if self.request.non_blocking {
-                return Err((emitter.sequence(), DumpEnd::Eof));
-            }
-            if !told {
-                told = true;
-                tracing::info!(connection = self.replica.identity.connection, server_id = self.replica.identity.server_id, %why, "client held");
-            }
-            self.replica.set_state(ReplicaState::Held);
-            let name = self.log.files().last().map_or_else(|| "-".to_owned(), |f| f.name.clone());
-            let mut sent = Instant::now();
-            // Held: no more than ten looks a second, however fast the head moves.
-            let look_again = sent + Duration::from_millis(100);
-            loop {
-                let next_beat = self.request.heartbeat.map_or(sent + Duration::from_secs(3600), |p| sent + p);
-                let mut probe = [0_u8; 64];
-                tokio::select! {
-                    changed = heads.changed() => {
-                        if changed.is_err() {
-                            return Err((emitter.sequence(), DumpEnd::Cancelled));
-                        }
-                        tokio::time::sleep_until(look_again).await;
-                        break;
-                    }
-                    () = self.cancel.cancelled() => return Err((emitter.sequence(), DumpEnd::Cancelled)),
-                    read = self.stream.read(&mut probe) => {
-                        if let Err(end) = client_said(read, &probe) {
-                            return Err((emitter.sequence(), end));
-                        }
-                    }
-                    () = tokio::time::sleep_until(next_beat) => {
-                        // Position 0: a client that has no position yet must not be told a lower one.
-                        let beat = self.heartbeat_event(&name, 0, emitter.checksum());
-                        let mut out = Vec::with_capacity(128);
-                        let framed = emitter.own(&mut out, &beat);
-                        if let Err(end) = match framed { Ok(()) => self.write(&out).await, Err(e) => Err(e.into()) } {
-                            return Err((emitter.sequence(), end));
-                        }
-                        sent = Instant::now();
-                    }
-                }
-            }
+    async fn stream(&mut self) -> Result<std::convert::Infallible, DumpEnd> {
+        let mut heads = self.log.subscribe();
+        let begin = self.begin(&mut heads).await?;
+        let mut flow = self.open(begin).await?;
+        self.replica.set_state(ReplicaState::Streaming);
+        let Err(end) = self.flow(&mut flow, &mut heads).await;
+        if flow.emitter.inside_event() {
+            // A packet here would be taken for the rest of the event.
+            return Err(DumpEnd::Torn);
         }
+        if matches!(end, DumpEnd::Refused(_) | DumpEnd::Log(_)) && !flow.out.is_empty() {
+            // What was good before goes out before the error does, whose number counts on it.
+            self.write(&flow.out, flow.emitter.sequence()).await?;
+        }
+        Err(end)
     }
 
     /// Sends what stands before the first event.
@@ -181,19 +140,19 @@ impl Dump<'_> {
         let checksum = headers.format.checksum;
         let first_checksum = self.request.checksum.unwrap_or(ChecksumAlg::None);
 
-        let (at, known) = match &begin.gtid {
-            Some(g) => (g.at.clone(), missing_filter(&g.at, &g.known)),
-            None => (GtidList::default(), None),
-        };
+        let by_gtid = begin.gtid.is_some();
+        let gtid = begin.gtid.unwrap_or_default();
         let filter = Filter {
             drop_annotate: !self.request.annotate,
             stand_ins: !self.request.understands_gtid,
-            known,
+            // What lies behind the place where the stream begins and the client has already.
+            known: gtid.known.subtract(&gtid.at),
+            foreign: gtid.foreign,
             until: self.request.until.clone(),
         };
         let mut flow = Flow {
             reader,
-            emitter: Emitter::new(filter, checksum, at.clone()),
+            emitter: Emitter::new(filter, checksum, gtid.at.clone(), self.sequence),
             file: pos.file,
             file_name,
             out: Vec::with_capacity(KEEP_BYTES),
@@ -202,13 +161,14 @@ impl Dump<'_> {
             last_sent: Instant::now(),
             counted: 0,
         };
-        // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset.
-        let from_start = pos.offset <= headers.end && (begin.gtid.is_some() || pos.offset == FIRST_EVENT);
-        let told = if begin.gtid.is_some() { FIRST_EVENT } else { pos.offset };
+        // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
+        // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
+        let from_start = pos.offset == FIRST_EVENT || gtid.at_file_start;
+        let told = if by_gtid { FIRST_EVENT } else { pos.offset };
         let rotate = Rotate { position: told, file: flow.file_name.clone() }.artificial(self.server_id, first_checksum);
         flow.emitter.own(&mut flow.out, &rotate)?;
         if self.request.checksum.is_none() && checksum == ChecksumAlg::Crc32 {
-            self.write(&flow.out).await?;
+            self.write(&flow.out, flow.emitter.sequence()).await?;
             return Err(DumpEnd::Refused(
                 "Slave can not handle replication events with the checksum that master is configured to log; set \
                  @master_binlog_checksum before the dump command"
@@ -219,16 +179,14 @@ impl Dump<'_> {
             flow.reader.go_to(LogPos { file: pos.file, offset: FIRST_EVENT });
         } else {
             let mut format = headers.format_event;
-            FormatDescription::as_sent_mid_file(&mut format, begin.gtid.is_none());
+            FormatDescription::as_sent_mid_file(&mut format, !by_gtid);
             flow.emitter.own(&mut flow.out, &format)?;
-            if begin.gtid.is_some() {
-                if let Some(list) = headers.gtid_list_event.filter(|_| self.request.understands_gtid) {
+            if by_gtid && self.request.understands_gtid {
+                if let Some(list) = headers.gtid_list_event {
                     flow.emitter.own(&mut flow.out, &list)?;
                 }
-                if self.request.understands_gtid {
-                    let marker = GtidListEvent::artificial(&at, self.server_id, pos.offset as u32, checksum);
-                    flow.emitter.own(&mut flow.out, &marker)?;
-                }
+                let marker = GtidListEvent::artificial(&gtid.at, self.server_id, pos.offset as u32, checksum);
+                flow.emitter.own(&mut flow.out, &marker)?;
             }
             flow.reader.go_to(pos);
         }
@@ -244,8 +202,15 @@ impl Dump<'_> {
         // What the next event needs: chunks end anywhere.
         let mut least = 1;
         loop {
-            if flow.emitter.until_reached() {
+            if self.cancel.is_cancelled() {
+                return Err(DumpEnd::Cancelled);
+            }
+            if flow.emitter.until_reached() && !flow.pieces.inside_event() {
                 self.end_until(flow).await?;
+            }
+            // Nothing goes out where everything is known to the client already: it hears of us all the same.
+            if !flow.pieces.inside_event() && self.request.heartbeat.is_some_and(|p| flow.last_sent.elapsed() >= p) {
+                self.beat(flow).await?;
             }
             heads.mark_unchanged();
             let chunk = flow.reader.read_at_least(least, READ_BYTES, &mut flow.buf).await.map_err(read_end)?;
@@ -260,7 +225,10 @@ impl Dump<'_> {
                         Taken::Bytes(n) => {
                             least = 1;
                             flow.reader.advance(n as u64);
-                            self.flush(flow).await?;
+                            // Small chunks gather, as long as there are more.
+                            if flow.out.len() >= WRITE_BYTES {
+                                self.flush(flow).await?;
+                            }
                         }
                         Taken::Needs(n) if n > least => least = n,
                         Taken::Needs(n) => {
@@ -273,6 +241,7 @@ impl Dump<'_> {
                 }
                 Chunk::NextFile(number) => self.next_file(flow, number).await?,
                 Chunk::AtEnd => {
+                    self.flush(flow).await?;
                     if self.request.non_blocking {
                         return Err(DumpEnd::Eof);
                     }
@@ -315,13 +284,9 @@ impl Dump<'_> {
             }
             () = self.cancel.cancelled() => Err(DumpEnd::Cancelled),
             read = self.stream.read(&mut probe) => client_said(read, &probe),
+            // Sent by the loop, if one is due.
             () = tokio::time::sleep_until(beat) => {
-                if self.request.heartbeat.is_some() {
-                    let position = u32::try_from(flow.reader.position().offset).unwrap_or(0);
-                    let event = self.heartbeat_event(&flow.file_name, position, flow.emitter.checksum());
-                    flow.emitter.own(&mut flow.out, &event)?;
-                    self.flush(flow).await?;
-                } else {
+                if self.request.heartbeat.is_none() {
                     flow.last_sent = Instant::now();
                 }
                 Ok(())
@@ -329,7 +294,15 @@ impl Dump<'_> {
         }
     }
 
-    /// Everything that `UNTIL` asked for was sent: says so, then waits for the client to leave.
+    /// Sends a heartbeat.
+    async fn beat(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
+        let position = flow.reader.position().offset;
+        let event = self.heartbeat_event(&flow.file_name, position, flow.emitter.checksum());
+        flow.emitter.own(&mut flow.out, &event)?;
+        self.flush(flow).await
+    }
+
+    /// Everything that `UNTIL` asked for was sent: says so, and ends the stream, as a server does.
     async fn end_until(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         let header = EventHeader {
             timestamp: 0,
@@ -343,32 +316,18 @@ impl Dump<'_> {
         let event = event::build(header, &list.body(), flow.emitter.checksum());
         flow.emitter.own(&mut flow.out, &event)?;
         self.flush(flow).await?;
-        let mut probe = [0_u8; 64];
-        loop {
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(DumpEnd::Cancelled),
-                read = self.stream.read(&mut probe) => client_said(read, &probe)?,
-            }
-        }
+        Err(DumpEnd::Eof)
     }
 
-    fn heartbeat_event(&self, file: &str, position: u32, alg: ChecksumAlg) -> Vec<u8> {
-        let header = EventHeader {
-            timestamp: 0,
-            kind: EventKind::HEARTBEAT,
-            server_id: self.server_id,
-            size: 0,
-            log_pos: position,
-            flags: 0,
-        };
-        event::build(header, file.as_bytes(), alg)
+    pub(super) fn heartbeat_event(&self, file: &str, position: u64, alg: ChecksumAlg) -> Vec<u8> {
+        Heartbeat { file: file.to_owned(), position }.v1(Flavor::MariaDb, self.server_id, alg)
     }
 
     async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         if flow.out.is_empty() {
             return Ok(());
         }
-        self.write(&flow.out).await?;
+        self.write(&flow.out, flow.emitter.sequence()).await?;
         let pos = flow.reader.position();
         self.replica.note_sent(pos, flow.out.len() as u64);
         self.metrics.fanout_sent_bytes.inc_by(flow.out.len() as u64);
@@ -385,24 +344,21 @@ impl Dump<'_> {
         Ok(())
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), DumpEnd> {
+    /// Writes packets, behind which comes the one of number `next`.
+    pub(super) async fn write(&mut self, bytes: &[u8], next: u8) -> Result<(), DumpEnd> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(DumpEnd::Torn),
+            () = self.cancel.cancelled() => return Err(DumpEnd::Torn),
             // TLS keeps a part back until it is flushed; for TCP that is nothing.
-            written = async { self.stream.write_all(bytes).await?; self.stream.flush().await } => Ok(written?),
+            written = async { self.stream.write_all(bytes).await?; self.stream.flush().await } => written?,
         }
+        self.sequence = next;
+        Ok(())
     }
 }
 
-/// The part of what a client has that lies beyond the place where its stream begins: to be left out.
-fn missing_filter(at: &GtidList, known: &GtidList) -> Option<GtidList> {
-    let beyond = known.subtract(at);
-    (!beyond.is_empty()).then_some(beyond)
-}
-
 /// A streaming client says nothing but goodbye.
-fn client_said(read: std::io::Result<usize>, bytes: &[u8]) -> Result<(), DumpEnd> {
+pub(super) fn client_said(read: std::io::Result<usize>, bytes: &[u8]) -> Result<(), DumpEnd> {
     match read? {
         0 => Err(DumpEnd::Left(std::io::ErrorKind::UnexpectedEof.into())),
         n => {
@@ -412,52 +368,13 @@ fn client_said(read: std::io::Result<usize>, bytes: &[u8]) -> Result<(), DumpEnd
     }
 }
 
-fn read_end(e: ReadError) -> DumpEnd {
+pub(super) fn read_end(e: ReadError) -> DumpEnd {
     match e {
         ReadError::Gone { .. } | ReadError::Cut { .. } => {
             DumpEnd::Refused(format!("Could not find first log file name in binary log index file: {e}"))
         }
         other => DumpEnd::Log(other.to_string()),
     }
-}
-
-/// The events at the beginning of a file that say how the rest is read.
-struct HeaderEvents {
-    format: FormatDescription,
-    format_event: Vec<u8>,
-    gtid_list_event: Option<Vec<u8>>,
-    /// Offset behind them.
-    end: u64,
-}
-
-async fn read_header_events(reader: &mut LogReader, file: u64) -> Result<HeaderEvents, DumpEnd> {
-    let begin = LogPos { file, offset: FIRST_EVENT };
-    reader.go_to(begin);
-    let mut buf = Vec::new();
-    let bytes =
-        match reader.read_at_least(HEADER_EVENTS_BYTES, HEADER_EVENTS_BYTES, &mut buf).await.map_err(read_end)? {
-            Chunk::Shared(bytes) => bytes.to_vec(),
-            Chunk::Buffered(n) => {
-                buf.truncate(n);
-                buf
-            }
-            Chunk::AtEnd | Chunk::NextFile(_) => return Err(DumpEnd::Log(format!("file {file} has no events yet"))),
-        };
-    let mut next = 0;
-    let mut event_at = |kind: EventKind| -> Option<Vec<u8>> {
-        let header = EventHeader::parse(bytes.get(next..)?).ok()?;
-        let event = bytes.get(next..next + header.size as usize)?;
-        (header.kind == kind).then(|| {
-            next += event.len();
-            event.to_vec()
-        })
-    };
-    let Some(format_event) = event_at(EventKind::FORMAT_DESCRIPTION) else {
-        return Err(DumpEnd::Log(format!("file {file} does not begin with a format description")));
-    };
-    let gtid_list_event = event_at(EventKind::GTID_LIST);
-    let format = FormatDescription::parse(&format_event)?;
-    Ok(HeaderEvents { format, format_event, gtid_list_event, end: FIRST_EVENT + next as u64 })
 }
 
 /// Whether a start is by GTID, for the log line of an attach.

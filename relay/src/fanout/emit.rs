@@ -1,33 +1,68 @@
 //! Events on their way out: framed as they stand, or with those left out or replaced that this client must not see.
 //!
 //! Owns the framing and the choice. Promises: bytes of events that go out are the log's own, except for stand-ins of the same size
-//! (wire-facts: what a server sends to a client that does not know MariaDB's events).
+//! (wire-facts: what a server sends to a client that does not know MariaDB's events). Transactions are told apart only where the choice
+//! depends on them: a client may begin at any event.
 
+use baton_wire::WireError;
 use baton_wire::checksum::ChecksumAlg;
-use baton_wire::event::{
-    self, EventHeader, EventKind, FLAG_SUPPRESS_USE, GtidEvent, GtidFlags, HEADER_LEN, Mark, TransactionTracker,
-};
+use baton_wire::event::{EventHeader, EventKind, HEADER_LEN, Mark, TransactionTracker};
 use baton_wire::frame::EventFramer;
 use baton_wire::gtid::TransactionId;
-use baton_wire::gtid::mariadb::GtidList;
-use baton_wire::{Result, WireError};
+use baton_wire::gtid::mariadb::{Gtid, GtidList};
+use thiserror::Error;
+
+use super::stand_in::stand_in;
+
+/// Why events can't go out.
+#[derive(Debug, Error)]
+pub(super) enum EmitError {
+    /// The log holds something that is no event.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The client has transactions in a domain that was new to the log, and now the log has others in it.
+    #[error("{requested} is not in the log, which has {ours}")]
+    Forked {
+        /// What the client has.
+        requested: Gtid,
+        /// What the log has.
+        ours: Gtid,
+    },
+}
+
+type Result<T> = std::result::Result<T, EmitError>;
 
 /// What a client must not see, or sees in other words.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
-    /// Leave ANNOTATE_ROWS out.
+    /// Leave ANNOTATE_ROWS out; with `stand_ins`, replace it: such a client adds up positions event by event.
     pub(super) drop_annotate: bool,
     /// Replace MariaDB's own events by stand-ins.
     pub(super) stand_ins: bool,
     /// Transactions at or before this position are known to the client already.
-    pub(super) known: Option<GtidList>,
-    /// Nothing beyond this position is wanted.
+    pub(super) known: GtidList,
+    /// What the client has in domains of which the log had nothing: should they turn up, they are not what the client has.
+    pub(super) foreign: GtidList,
+    /// Nothing beyond this position is wanted; of domains that it does not name, nothing at all.
     pub(super) until: Option<GtidList>,
 }
 
 impl Filter {
+    /// Whether the choice depends on transactions.
+    fn tracks(&self) -> bool {
+        !self.known.is_empty() || !self.foreign.is_empty() || self.until.is_some()
+    }
+
+    fn drops(&self, kind: EventKind) -> bool {
+        kind == EventKind::ANNOTATE_ROWS && self.drop_annotate && !self.stand_ins
+    }
+
+    fn replaces(&self, kind: EventKind) -> bool {
+        self.stand_ins && (kind != EventKind::ANNOTATE_ROWS || self.drop_annotate)
+    }
+
     fn is_transparent(&self) -> bool {
-        !self.drop_annotate && !self.stand_ins && self.known.is_none() && self.until.is_none()
+        !self.drop_annotate && !self.stand_ins && !self.tracks()
     }
 }
 
@@ -40,24 +75,28 @@ pub(super) struct Emitter {
     tracker: TransactionTracker,
     /// Inside a transaction that is left out.
     skipping: bool,
-    /// What the client has got, as far as `until` asks for it.
+    /// The position up to which the log was passed.
     reached: GtidList,
+    /// What of `until` is still to come.
+    remaining: GtidList,
     until_reached: bool,
     events: u64,
 }
 
 impl Emitter {
-    /// For a stream whose first packet has number 1.
-    pub(super) fn new(filter: Filter, checksum: ChecksumAlg, reached: GtidList) -> Self {
-        let until_reached = filter.until.as_ref().is_some_and(|u| reached.covers(u));
+    /// For a stream whose next packet has number `sequence`, and which begins at the log's position `at`.
+    pub(super) fn new(filter: Filter, checksum: ChecksumAlg, at: GtidList, sequence: u8) -> Self {
+        let have = at.union(&filter.known);
+        let remaining = filter.until.as_ref().map(|until| until.subtract(&have)).unwrap_or_default();
         Self {
-            framer: EventFramer::new(1, false),
+            framer: EventFramer::new(sequence, false),
+            until_reached: filter.until.is_some() && remaining.is_empty(),
             filter,
             checksum,
             tracker: TransactionTracker::new(),
             skipping: false,
-            reached,
-            until_reached,
+            reached: at,
+            remaining,
             events: 0,
         }
     }
@@ -82,6 +121,11 @@ impl Emitter {
         self.events
     }
 
+    /// Whether an event was begun and lacks pieces.
+    pub(super) fn inside_event(&self) -> bool {
+        self.framer.inside_event()
+    }
+
     /// Whether the client has everything that it asked for with UNTIL.
     pub(super) fn until_reached(&self) -> bool {
         self.until_reached
@@ -95,43 +139,30 @@ impl Emitter {
     /// Frames one event that the relay made up or rewrote: it goes out whatever the filter says.
     pub(super) fn own(&mut self, out: &mut Vec<u8>, event: &[u8]) -> Result<()> {
         self.events += 1;
-        self.framer.frame(out, event)
+        Ok(self.framer.frame(out, event)?)
     }
 
-    /// Frames a run of whole events; gives how many of its bytes are done with (fewer than all only when UNTIL is reached).
-    pub(super) fn run(&mut self, out: &mut Vec<u8>, events: &[u8]) -> Result<usize> {
+    /// Frames the whole events at the front of `bytes`, of which the last one may be cut off; gives how many bytes are done with (fewer than the
+    /// whole events have only when UNTIL is reached).
+    pub(super) fn run(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<usize> {
         if self.filter.is_transparent() {
-            self.events += self.framer.frame_all(out, events)? as u64;
-            return Ok(events.len());
+            let run = self.framer.frame_front(out, bytes)?;
+            self.events += run.events as u64;
+            return Ok(run.bytes);
         }
         let mut at = 0;
-        while at < events.len() && !self.until_reached {
-            let header = EventHeader::parse(&events[at..])?;
-            let Some(bytes) = events.get(at..at + header.size as usize) else {
-                return Err(WireError::Truncated {
-                    what: "event of the log",
-                    need: header.size as usize,
-                    have: events.len() - at,
-                });
-            };
-            self.one(out, &header, bytes)?;
-            at += bytes.len();
+        while bytes.len() - at >= HEADER_LEN && !self.until_reached {
+            let header = EventHeader::parse(&bytes[at..])?;
+            let Some(event) = bytes.get(at..at + header.size as usize) else { break };
+            self.one(out, &header, event)?;
+            at += event.len();
         }
         Ok(at)
     }
 
     /// Begins an event that comes in pieces (it is larger than a read): says whether it goes out.
     pub(super) fn begin_large(&mut self, out: &mut Vec<u8>, header: &EventHeader, prefix: &[u8]) -> Result<bool> {
-        let sent = if self.filter.is_transparent() {
-            true
-        } else {
-            let mark = self.observe(header, prefix)?;
-            let hidden = self.skipping || (self.filter.drop_annotate && header.kind == EventKind::ANNOTATE_ROWS);
-            if mark == Mark::End {
-                self.end_transaction();
-            }
-            !hidden
-        };
+        let sent = self.passes(header, prefix)?;
         if sent {
             self.events += 1;
             self.framer.start(out, header.size as usize)?;
@@ -141,83 +172,62 @@ impl Emitter {
 
     /// The next piece of it.
     pub(super) fn push_large(&mut self, out: &mut Vec<u8>, piece: &[u8]) -> Result<()> {
-        self.framer.push(out, piece)
+        Ok(self.framer.push(out, piece)?)
     }
 
     fn one(&mut self, out: &mut Vec<u8>, header: &EventHeader, bytes: &[u8]) -> Result<()> {
         let body = &bytes[HEADER_LEN..bytes.len().saturating_sub(self.checksum.len()).max(HEADER_LEN)];
-        let mark = self.observe(header, body)?;
-        let hidden = self.skipping || (self.filter.drop_annotate && header.kind == EventKind::ANNOTATE_ROWS);
-        if mark == Mark::End {
-            self.end_transaction();
-        }
-        if hidden {
+        if !self.passes(header, body)? {
             return Ok(());
         }
         self.events += 1;
-        match stand_in(header, body, self.checksum).filter(|_| self.filter.stand_ins) {
-            Some(other) => self.framer.frame(out, &other),
-            None => self.framer.frame(out, bytes),
-        }
+        let other = if self.filter.replaces(header.kind) { stand_in(header, body, self.checksum) } else { None };
+        Ok(self.framer.frame(out, other.as_deref().unwrap_or(bytes))?)
     }
 
-    fn observe(&mut self, header: &EventHeader, body: &[u8]) -> Result<Mark> {
-        let mark = if self.tracker.in_transaction() || header.kind != EventKind::ROTATE {
-            self.tracker.observe(header, body)?
-        } else {
-            Mark::Outside
-        };
-        if let Mark::Begin(TransactionId::MariaDb(gtid), _) = &mark {
-            let known = self.filter.known.as_ref().is_some_and(|k| k.contains(gtid));
-            let beyond = self.filter.until.as_ref().is_some_and(|u| u.sequence(gtid.domain) < gtid.sequence);
-            self.skipping = known || beyond;
-            if !beyond {
-                self.reached.set(*gtid);
+    /// Whether an event goes out; follows the transactions.
+    fn passes(&mut self, header: &EventHeader, body: &[u8]) -> Result<bool> {
+        let mut hidden = self.filter.drops(header.kind);
+        if self.filter.tracks() {
+            let mark = self.tracker.observe(header, body)?;
+            if let Mark::Begin(TransactionId::MariaDb(gtid), _) = &mark {
+                self.begin(*gtid)?;
+            }
+            hidden |= self.skipping;
+            if mark == Mark::End {
+                self.end();
             }
         }
-        Ok(mark)
+        Ok(!hidden)
     }
 
-    fn end_transaction(&mut self) {
+    fn begin(&mut self, gtid: Gtid) -> Result<()> {
+        if let Some(requested) = self.filter.foreign.get(gtid.domain) {
+            return Err(EmitError::Forked { requested, ours: gtid });
+        }
+        self.skipping = self.filter.known.contains(&gtid);
+        if self.filter.until.is_some() {
+            let last = self.remaining.get(gtid.domain).map(|g| g.sequence);
+            if last.is_some_and(|last| gtid.sequence >= last) {
+                // Reached with this transaction; or, where the log lacks it, before.
+                self.remaining.remove(gtid.domain);
+            }
+            self.skipping |= last.is_none_or(|last| gtid.sequence > last);
+        }
+        if !self.skipping || self.filter.known.contains(&gtid) {
+            self.reached.set(gtid);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
         self.skipping = false;
-        if self.filter.known.as_ref().is_some_and(|known| self.reached.covers(known)) {
-            self.filter.known = None; // from here on everything is new to the client
+        if self.reached.covers(&self.filter.known) {
+            self.filter.known = GtidList::default(); // from here on everything is new to the client
         }
-        if let Some(until) = &self.filter.until {
-            self.until_reached = self.reached.covers(until);
-        }
+        self.until_reached = self.filter.until.is_some() && self.remaining.is_empty();
     }
 }
 
-/// What a server sends in place of MariaDB's own events to a client that does not know them: a QUERY of the same size, so that
-/// positions stay right (`Gtid_log_event::make_compatible_event`, `Query_log_event::dummy_event`).
-fn stand_in(header: &EventHeader, body: &[u8], alg: ChecksumAlg) -> Option<Vec<u8>> {
-    const QUERY_HEADER: usize = 13;
-    let text_room = body.len().checked_sub(QUERY_HEADER + 1)?;
-    let begins = match header.kind {
-        EventKind::MARIADB_GTID => {
-            let gtid = GtidEvent::parse(header.server_id, body).ok()?;
-            !gtid.flags.has(GtidFlags::STANDALONE)
-        }
-        EventKind::GTID_LIST | EventKind::BINLOG_CHECKPOINT | EventKind::ANNOTATE_ROWS => false,
-        _ => return None,
-    };
-    let mut query = vec![0; QUERY_HEADER];
-    if begins {
-        // What is too much for BEGIN goes into a status variable (Q_TIME_ZONE, an empty or blank name).
-        let extra = text_room.checked_sub(5).filter(|n| *n != 1 && *n <= 257)?;
-        query[11..13].copy_from_slice(&(extra as u16).to_le_bytes());
-        if let Some(name) = extra.checked_sub(2) {
-            query.extend_from_slice(&[5, name as u8]);
-            query.resize(query.len() + name, b' ');
-        }
-        query.push(0);
-        query.extend_from_slice(b"BEGIN");
-    } else {
-        query.push(0);
-        let text = b"# event of the primary that this client does not know";
-        query.extend((0..text_room).map(|i| text.get(i).copied().unwrap_or(b' ')));
-    }
-    let header = EventHeader { kind: EventKind::QUERY, flags: header.flags | FLAG_SUPPRESS_USE, ..*header };
-    Some(event::build(header, &query, alg))
-}
+#[cfg(test)]
+mod tests;

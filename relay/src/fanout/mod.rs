@@ -5,12 +5,15 @@
 
 mod dump;
 mod emit;
+mod headers;
+mod held;
 mod pieces;
 mod registry;
 mod request;
 mod server;
 mod session;
 mod sql;
+mod stand_in;
 mod start;
 
 pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};

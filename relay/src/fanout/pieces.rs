@@ -2,10 +2,9 @@
 //!
 //! Owns what is known of an event that spans reads. Promises: events up to the size of a read are framed whole, so that filters see all of them.
 
-use baton_wire::Result;
 use baton_wire::event::{EventHeader, HEADER_LEN};
 
-use super::emit::Emitter;
+use super::emit::{EmitError, Emitter};
 
 /// Where the stream is inside of a large event.
 #[derive(Debug)]
@@ -31,8 +30,13 @@ impl Pieces {
         Self { whole_up_to: whole_up_to.max(HEADER_LEN), large: None }
     }
 
+    /// Whether a large event has begun that lacks pieces.
+    pub(super) fn inside_event(&self) -> bool {
+        self.large.is_some()
+    }
+
     /// Frames what is whole at the front of `bytes`, or the next piece of an event that is larger than a read.
-    pub(super) fn take(&mut self, emitter: &mut Emitter, out: &mut Vec<u8>, bytes: &[u8]) -> Result<Taken> {
+    pub(super) fn take(&mut self, emitter: &mut Emitter, out: &mut Vec<u8>, bytes: &[u8]) -> Result<Taken, EmitError> {
         if let Some((left, sent)) = self.large.take() {
             let n = left.min(bytes.len());
             if sent {
@@ -43,9 +47,9 @@ impl Pieces {
             }
             return Ok(Taken::Bytes(n));
         }
-        let whole = whole_events(bytes)?;
+        let whole = emitter.run(out, bytes)?;
         if whole > 0 {
-            return Ok(Taken::Bytes(emitter.run(out, &bytes[..whole])?));
+            return Ok(Taken::Bytes(whole));
         }
         // Not even one: the chunk ends inside an event, which may be larger than a read.
         if bytes.len() < HEADER_LEN {
@@ -61,22 +65,9 @@ impl Pieces {
         if sent {
             emitter.push_large(out, bytes)?;
         }
-        self.large = Some((size.saturating_sub(bytes.len()), sent));
+        self.large = Some((size.saturating_sub(bytes.len()), sent)).filter(|(left, _)| *left > 0);
         Ok(Taken::Bytes(bytes.len()))
     }
-}
-
-/// Bytes at the front of `data` that are whole events.
-fn whole_events(data: &[u8]) -> Result<usize> {
-    let mut at = 0;
-    while data.len() - at >= HEADER_LEN {
-        let size = EventHeader::parse(&data[at..])?.size as usize;
-        if size > data.len() - at {
-            break;
-        }
-        at += size;
-    }
-    Ok(at)
 }
 
 #[cfg(test)]
@@ -98,7 +89,7 @@ mod tests {
 
     /// Serves `log` through chunks that end at `cuts`, as the stream does.
     fn serve(log: &[u8], cuts: &[usize]) -> Vec<u8> {
-        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default());
+        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default(), 1);
         let mut pieces = Pieces::new(READ);
         let (mut out, mut at, mut least) = (Vec::new(), 0, 1);
         while at < log.len() {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,7 @@ pub struct Replica {
     sent_bytes: AtomicU64,
     error: Mutex<Option<String>>,
     replaced: AtomicBool,
+    replaces: OnceLock<String>,
 }
 
 impl Replica {
@@ -109,7 +110,14 @@ impl Replica {
             sent_bytes: AtomicU64::new(0),
             error: Mutex::new(None),
             replaced: AtomicBool::new(false),
+            replaces: OnceLock::new(),
         }
+    }
+
+    /// Which live stream of the same server it ended: its address and connection. That is a replica that came back before its
+    /// old connection was noticed to be dead, or two servers with one server id.
+    pub fn replaces(&self) -> Option<&str> {
+        self.replaces.get().map(String::as_str)
     }
 
     /// What its stream is doing.
@@ -221,6 +229,11 @@ impl Registry {
         });
         entries.insert(replica.identity.connection, Arc::clone(&replica));
         drop(entries);
+        if let Some(last) = older.last() {
+            let text = format!("{} (connection {})", last.identity.peer, last.identity.connection);
+            // Nobody else has it yet: it is unset.
+            let _ = replica.replaces.set(text);
+        }
         self.notify();
         (replica, older)
     }
@@ -298,38 +311,5 @@ fn same_server(a: &ReplicaIdentity, b: &ReplicaIdentity) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attach(registry: &Registry, server_id: u32, host: &str, port: u16, connection: u32) -> Arc<Replica> {
-        let identity = ReplicaIdentity {
-            connection,
-            server_id,
-            uuid: None,
-            report_host: host.to_owned(),
-            report_port: port,
-            user: "repl".to_owned(),
-            peer: SocketAddr::from(([127, 0, 0, 1], 50_000)),
-            registered: true,
-        };
-        registry.attach(identity, CancellationToken::new()).0
-    }
-
-    fn names(registry: &Registry) -> Vec<String> {
-        registry.named().into_iter().map(|(name, _)| name).collect()
-    }
-
-    #[test]
-    fn a_name_is_the_report_host_and_gets_the_port_only_where_two_servers_share_it() {
-        let registry = Registry::new();
-        attach(&registry, 2, "db", 3306, 1);
-        attach(&registry, 3, "", 3306, 2);
-        attach(&registry, 4, "other", 3306, 3);
-        assert_eq!(names(&registry), ["db", "server-3", "other"]);
-        // The same server on a new connection, while the old one has not ended yet.
-        attach(&registry, 2, "db", 3306, 4);
-        assert_eq!(names(&registry), ["db", "server-3", "other", "db"]);
-        attach(&registry, 5, "db", 3307, 5);
-        assert_eq!(names(&registry), ["db:3306", "server-3", "other", "db:3306", "db:3307"]);
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

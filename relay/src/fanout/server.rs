@@ -156,6 +156,7 @@ impl Shared {
                 connecting: upstream.state == UpstreamState::Connecting,
                 lag_seconds: upstream.lag_ms(now) / 1000,
                 error: upstream.error.clone().unwrap_or_default(),
+                settings: upstream.settings.clone(),
             },
         }
     }

@@ -207,36 +207,48 @@ impl Client {
             };
             match Command::parse(&packet.payload, self.capabilities) {
                 Ok(Command::Quit) => return Ok(()),
-                Ok(Command::Query(sql)) => self.query(&sql).await?,
-                Ok(Command::Ping | Command::InitDb(_)) => self.ok().await?,
-                Ok(Command::SetOption(_)) => {
-                    self.io.send(&EofPacket { warnings: 0, status: STATUS_AUTOCOMMIT }.encode()).await?
-                }
-                Ok(Command::ResetConnection) => {
-                    self.session = Session::default();
-                    self.registered = None;
-                    self.ok().await?;
-                }
-                Ok(Command::Statistics) => {
-                    let line = format!(
-                        "Baton relay {}  Replicas: {}",
-                        env!("CARGO_PKG_VERSION"),
-                        self.shared.registry.list().len()
-                    );
-                    self.io.send(line.as_bytes()).await?;
-                }
-                Ok(Command::ProcessKill(id)) => self.kill(id).await?,
-                Ok(Command::RegisterSlave(register)) => {
-                    self.registered = Some(register);
-                    self.ok().await?;
-                }
                 Ok(Command::BinlogDump(dump)) => return self.dump(dump).await,
-                Ok(Command::BinlogDumpGtid(_)) => {
-                    let text = "COM_BINLOG_DUMP_GTID asks for MySQL's GTIDs, this log holds MariaDB's: use MASTER_USE_GTID=slave_pos";
-                    self.error(&ErrPacket::fatal_reading_binlog(text)).await?;
+                Ok(command) => {
+                    let cancel = self.cancel.clone();
+                    tokio::select! {
+                        biased;
+                        // The client may not be reading: its answer would wait for ever.
+                        () = cancel.cancelled() => return Ok(()),
+                        done = self.answer(command) => done?,
+                    }
                 }
-                Ok(Command::Unknown(_)) => self.error(&ErrPacket::unknown_command()).await?,
                 Err(e) => self.error(&ErrPacket::new(code::UNKNOWN, format!("malformed command: {e}"))).await?,
+            }
+        }
+    }
+
+    /// Answers a command that leaves the conversation where it is.
+    async fn answer(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Query(sql) => self.query(&sql).await,
+            Command::Ping | Command::InitDb(_) => self.ok().await,
+            Command::SetOption(_) => self.io.send(&EofPacket { warnings: 0, status: STATUS_AUTOCOMMIT }.encode()).await,
+            Command::ResetConnection => {
+                self.session = Session::default();
+                self.registered = None;
+                self.ok().await
+            }
+            Command::Statistics => {
+                let replicas = self.shared.registry.list().len();
+                let line = format!("Baton relay {}  Replicas: {replicas}", env!("CARGO_PKG_VERSION"));
+                self.io.send(line.as_bytes()).await
+            }
+            Command::ProcessKill(id) => self.kill(id).await,
+            Command::RegisterSlave(register) => {
+                self.registered = Some(register);
+                self.ok().await
+            }
+            Command::BinlogDumpGtid(_) => {
+                let text = "COM_BINLOG_DUMP_GTID asks for MySQL's GTIDs, this log holds MariaDB's: use MASTER_USE_GTID=slave_pos";
+                self.error(&ErrPacket::fatal_reading_binlog(text)).await
+            }
+            Command::Quit | Command::BinlogDump(_) | Command::Unknown(_) => {
+                self.error(&ErrPacket::unknown_command()).await
             }
         }
     }
@@ -324,8 +336,10 @@ impl Client {
                 "replaced: server_id {} attached again from {} (connection {}); before it came from {} (connection {})",
                 dump.server_id, self.peer, self.connection, other.identity.peer, other.identity.connection
             );
-            tracing::warn!(server_id = dump.server_id, "{ended}");
-            other.set_error(ended);
+            tracing::warn!(
+                server_id = dump.server_id,
+                "{ended}; two servers with one server_id would end each other's streams for ever"
+            );
             other.set_replaced();
             other.cancel.cancel();
         }
@@ -340,6 +354,7 @@ impl Client {
             server_id: self.shared.options.server_id,
             metrics: &self.shared.metrics,
             cancel: self.cancel.clone(),
+            sequence: 1,
         }
         .run()
         .await;

@@ -1,6 +1,6 @@
 //! Where a client's stream begins: pure decisions over what the log knows.
 
-use baton_wire::gtid::mariadb::GtidList;
+use baton_wire::gtid::mariadb::{Gtid, GtidList};
 
 use super::request::StartFrom;
 use crate::log::{FileInfo, GtidStartError, Log, LogError, LogPos};
@@ -26,21 +26,29 @@ pub(super) struct Begin {
 }
 
 /// The GTID side of a beginning.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct GtidBegin {
     /// The log's position at the place.
     pub(super) at: GtidList,
-    /// What the client has.
+    /// What the client has, in the domains that the log knows: all of it is in the log.
     pub(super) known: GtidList,
+    /// What the client has in other domains.
+    pub(super) foreign: GtidList,
+    /// Whether no transaction of the file is skipped.
+    pub(super) at_file_start: bool,
 }
 
 /// Resolves a start by GTID.
 pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
+    // Before the search: what it looks at can only have more domains.
+    let ours = log.head().and_then(|head| head.gtid.mariadb().cloned()).unwrap_or_default();
     match log.find_start(wanted) {
-        Ok(start) => Resolution::Begin(Begin {
-            pos: start.pos,
-            gtid: Some(GtidBegin { at: start.gtid, known: wanted.clone() }),
-        }),
+        Ok(start) => {
+            let known = wanted.iter().filter(|g| ours.get(g.domain).is_some()).collect();
+            let foreign = wanted.iter().filter(|g| ours.get(g.domain).is_none()).collect();
+            let gtid = GtidBegin { at: start.gtid, known, foreign, at_file_start: start.at_file_start };
+            Resolution::Begin(Begin { pos: start.pos, gtid: Some(gtid) })
+        }
         Err(GtidStartError::Log(LogError::Empty)) => Resolution::Hold("this relay's log is empty".into()),
         Err(e @ GtidStartError::Ahead { .. }) => Resolution::Hold(e.to_string()),
         Err(GtidStartError::Purged { .. }) => Resolution::Refuse(
@@ -49,23 +57,28 @@ pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
                 .into(),
         ),
         Err(GtidStartError::Forked { requested, .. }) => Resolution::Refuse(format!(
-            "Error: connecting slave requested to start from GTID {requested}, which is not in the master's binlog. Since the \
-             master's binlog contains GTIDs with higher sequence numbers, it probably means that the slave has diverged due to \
-             executing extra erroneous transactions"
+            "{}. Since the master's binlog contains GTIDs with higher sequence numbers, it probably means that the slave has \
+             diverged due to executing extra erroneous transactions",
+            not_in_the_log(requested)
         )),
         // The log can't be read here and now: the client shall come again.
         Err(e @ GtidStartError::Log(_)) => Resolution::Hold(e.to_string()),
     }
 }
 
+/// As a server says it.
+pub(super) fn not_in_the_log(requested: Gtid) -> String {
+    format!("Error: connecting slave requested to start from GTID {requested}, which is not in the master's binlog")
+}
+
 /// Resolves a start by file and position. `parse` gives the number of a name that is of this log, `is_boundary` whether an event begins (or
-/// the file ends) there.
+/// the file ends) there, or why that can't be told.
 pub(super) fn by_file(
     files: &[FileInfo],
     name: &str,
     position: u64,
     parse: impl Fn(&str) -> Option<u64>,
-    is_boundary: impl Fn(LogPos) -> bool,
+    is_boundary: impl Fn(LogPos) -> Result<bool, LogError>,
 ) -> Resolution {
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
         return Resolution::Hold("this relay's log is empty".into());
@@ -78,13 +91,13 @@ pub(super) fn by_file(
     }
     let Some(file) = files.iter().find(|f| f.number == number) else { return unknown() };
     let pos = LogPos { file: number, offset: position.max(4) };
-    if pos.offset > file.size {
-        if !file.closed {
-            return Resolution::Hold(format!(
-                "{}:{position} is not in this relay's log yet, which ends at {}",
-                file.name, file.size
-            ));
-        }
+    if pos.offset > file.size && !file.closed {
+        return Resolution::Hold(format!(
+            "{}:{position} is not in this relay's log yet, which ends at {}",
+            file.name, file.size
+        ));
+    }
+    if pos.offset > file.size || position < 4 {
         let name = &file.name;
         return Resolution::Refuse(format!(
             "Client requested master to start replication from impossible position; the first event '{name}' at {position}, the last \
@@ -94,14 +107,18 @@ pub(super) fn by_file(
     if position < 4 {
         return Resolution::Refuse("Client requested master to start replication from position < 4".into());
     }
-    if !is_boundary(pos) {
-        let name = &file.name;
-        return Resolution::Refuse(format!(
-            "log event entry exceeded max_allowed_packet; Increase max_allowed_packet on master; the first event '{name}' at \
-             {position}, the last event read from '{name}' at {position}, the last byte read from '{name}' at {position}."
-        ));
+    match is_boundary(pos) {
+        Ok(true) => Resolution::Begin(Begin { pos, gtid: None }),
+        Ok(false) => {
+            let name = &file.name;
+            Resolution::Refuse(format!(
+                "log event entry exceeded max_allowed_packet; Increase max_allowed_packet on master; the first event '{name}' at \
+                 {position}, the last event read from '{name}' at {position}, the last byte read from '{name}' at {position}."
+            ))
+        }
+        // The log can't be read here and now: no reason to stop the client for good.
+        Err(e) => Resolution::Hold(e.to_string()),
     }
-    Resolution::Begin(Begin { pos, gtid: None })
 }
 
 /// Resolves any start.
@@ -109,7 +126,12 @@ pub(super) fn resolve(log: &Log, start: &StartFrom) -> Resolution {
     match start {
         StartFrom::Gtid(list) => by_gtid(log, list),
         StartFrom::File { name, position } => {
-            by_file(&log.files(), name, *position, |name| log.parse_file_name(name), |pos| log.place_of(pos).is_ok())
+            let is_boundary = |pos| match log.place_of(pos) {
+                Ok(_) => Ok(true),
+                Err(LogError::NotABoundary { .. }) => Ok(false),
+                Err(e) => Err(e),
+            };
+            by_file(&log.files(), name, *position, |name| log.parse_file_name(name), is_boundary)
         }
     }
 }
@@ -140,7 +162,7 @@ mod tests {
             name,
             position,
             |n| n.strip_prefix("b.")?.parse().ok(),
-            |p| p.offset % 100 == 0 || p.offset == 4,
+            |p| Ok(p.offset % 100 == 0 || p.offset == 4),
         )
     }
 
@@ -160,7 +182,14 @@ mod tests {
         for (name, position) in [("b.000004", 600), ("b.000005", 4)] {
             assert!(matches!(resolve(name, position), Resolution::Hold(_)), "{name}:{position}");
         }
-        assert!(matches!(by_file(&[], "b.000001", 4, |_| Some(1), |_| true), Resolution::Hold(_)));
+        assert!(matches!(by_file(&[], "b.000001", 4, |_| Some(1), |_| Ok(true)), Resolution::Hold(_)));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_now_stops_nobody_for_good() {
+        let files = [file(3, 1000, false)];
+        let got = by_file(&files, "b.000003", 500, |_| Some(3), |_| Err(LogError::Empty));
+        assert!(matches!(got, Resolution::Hold(_)), "{got:?}");
     }
 
     #[test]
@@ -170,7 +199,7 @@ mod tests {
             ("other.000003", 4, "Could not find first log file name"),
             ("b.000003", 1100, "impossible position"),
             ("b.000003", 301, "log event entry exceeded"),
-            ("b.000003", 2, "position < 4"),
+            ("b.000003", 2, "impossible position"),
         ] {
             match resolve(name, position) {
                 Resolution::Refuse(message) => assert!(message.contains(text), "{message}"),

@@ -137,8 +137,8 @@ impl Appender {
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(AppendError::Closed)
     }
 
-    /// The failure that has not been settled yet.
-    fn check(&self) -> Result<(), AppendError> {
+    /// The failure that has not been settled yet: what was appended before it may be gone, so whoever waits for more to append has to look here.
+    pub fn check(&self) -> Result<(), AppendError> {
         self.log.failure.borrow().clone().map_or(Ok(()), Err)
     }
 

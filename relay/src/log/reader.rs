@@ -167,7 +167,8 @@ impl LogReader {
         };
         let failed = |e| StorageFailure::new(&segment.name, at, "read", e);
         buf.resize(want, 0);
-        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n >= least.max(1));
+        // The page cache may have the first bytes only: a read must not end there.
+        let cached = file.read_cached_at(buf, at).map_err(failed)?.filter(|n| *n == want);
         let n = match cached {
             Some(n) => n,
             None => {

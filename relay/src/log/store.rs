@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use baton_wire::Flavor;
@@ -66,10 +66,15 @@ pub struct Log {
     pub(super) failure: watch::Sender<Option<AppendError>>,
     pub(super) damaged: Option<String>,
     pub(super) counters: Counters,
+    /// Told of each sync.
+    pub(super) on_sync: OnceLock<SyncObserver>,
     recovered_bytes_dropped: u64,
     /// Numbers of closed files whose index was loaded, the newest use last.
     indexes: Mutex<VecDeque<u64>>,
 }
+
+/// Takes the bytes that a sync made durable, and the time that it took.
+pub(super) type SyncObserver = Box<dyn Fn(u64, Duration) + Send + Sync>;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
@@ -80,6 +85,11 @@ pub(super) struct Counters {
 }
 
 impl Log {
+    /// Has every sync of appended bytes told to `observer`: how many bytes it made durable, and how long it took. The first one set counts.
+    pub fn observe_syncs(&self, observer: impl Fn(u64, Duration) + Send + Sync + 'static) {
+        let _ = self.on_sync.set(Box::new(observer));
+    }
+
     /// Opens the log in `storage`, or begins a new one in an empty directory: recovers what a crash left, and starts the thread that writes.
     ///
     /// A log whose durable part is damaged opens too, with what is whole before the damage: see [`LogStatus::damaged`].
@@ -102,6 +112,7 @@ impl Log {
             failure: watch::Sender::new(failure),
             damaged,
             counters: Counters::default(),
+            on_sync: OnceLock::new(),
             recovered_bytes_dropped: dropped,
             indexes: Mutex::default(),
         });

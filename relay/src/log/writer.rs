@@ -3,6 +3,7 @@
 //! Promises: the head moves only behind a successful sync, and only to where the log is whole. After a failure nothing behind the head
 //! is trusted: it is cut off, and fetched again by whoever feeds the log.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
@@ -61,13 +62,15 @@ pub(super) struct Writer {
     pub(super) gtid: GtidPosition,
     /// A job taken while a group was gathered.
     stash: Option<Job>,
+    /// Bytes behind the head that were to be written last: with less room than that, a failed disk has not recovered.
+    wanted: u64,
 }
 
 impl Writer {
     pub(super) fn new(log: Arc<Log>, mark: Option<Mark>, tail: Option<Tail>) -> Self {
         let gtid = log.head().map_or_else(|| log.empty_gtid(), |head| head.gtid.clone());
         let now = Instant::now();
-        Self { log, mark, mark_synced: now, retention_done: now, tail, gtid, stash: None }
+        Self { log, mark, mark_synced: now, retention_done: now, tail, gtid, stash: None, wanted: 0 }
     }
 
     /// Where the next byte belongs.
@@ -146,6 +149,8 @@ impl Writer {
         let Some(tail) = &mut self.tail else {
             return Err(AppendError::Invalid { detail: "no file was begun".into() });
         };
+        let bytes: usize = batches.iter().map(|b| b.data.len()).sum();
+        self.wanted = tail.written - tail.whole + bytes as u64;
         let whole = batches.iter().filter_map(|b| b.whole).max().unwrap_or(0).max(tail.whole);
         let received = batches.first().map_or_else(Micros::now, |b| b.received_at);
         let mut transactions = Vec::new();
@@ -159,7 +164,11 @@ impl Writer {
         }
         let advances = whole > tail.whole;
         if advances || tail.unsynced >= SYNC_EVERY {
+            let (bytes, began) = (tail.unsynced, Instant::now());
             tail.sync()?;
+            if let Some(observer) = log.on_sync.get() {
+                observer(bytes, began.elapsed());
+            }
         }
         if advances {
             self.publish(whole, transactions, received);
@@ -296,6 +305,11 @@ impl Writer {
             let wrap = |e| StorageFailure::new(PROBE, 0, "write", e);
             let file = storage.create(PROBE).map_err(wrap)?;
             let written = file.write_all_at(&[0; 64 * 1024], 0).and_then(|()| file.sync_data());
+            let written = written.and_then(|()| match file.allocate(0, self.wanted.max(1)) {
+                // Not every file system can allocate; only a lack of room tells something.
+                Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Err(e),
+                _ => Ok(()),
+            });
             let removed = storage.remove(PROBE);
             written.and(removed).map_err(wrap)?;
         }

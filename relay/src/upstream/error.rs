@@ -55,6 +55,12 @@ pub enum StreamError {
         /// What to do.
         hint: String,
     },
+    /// The primary says that it is not as far as the log: the stream may hang at a place that is no more. It is asked again from the beginning.
+    #[error("the primary is at GTID position '{gtid}' only, the log is further")]
+    Behind {
+        /// What the primary said.
+        gtid: String,
+    },
     /// The primary no longer has what comes next.
     #[error("{cause}")]
     Purged {

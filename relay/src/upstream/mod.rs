@@ -8,6 +8,7 @@ mod backoff;
 mod behind;
 mod client;
 mod control;
+mod doubt;
 mod error;
 mod ingest;
 mod plan;
@@ -127,6 +128,17 @@ impl Context {
             s.server_id = Some(server_id);
             s.server_version = Some(version.strip_prefix("5.5.5-").unwrap_or(version).to_owned());
             s.connects += 1;
+        });
+    }
+
+    fn note_setting(&self, name: &'static str, value: Option<String>) {
+        self.status.send_if_modified(|s| {
+            let changed = s.settings.get(name) != value.as_ref();
+            match value {
+                Some(value) => s.settings.insert(name, value),
+                None => s.settings.remove(name),
+            };
+            changed
         });
     }
 

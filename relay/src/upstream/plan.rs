@@ -16,6 +16,8 @@ pub(super) struct ServerFacts {
     pub(super) gtid_binlog_pos: GtidList,
     /// `binlog_gtid_pos(file, position)` of the log's head: `None` if the server has no such place.
     pub(super) gtid_at_head: Option<GtidList>,
+    /// Whether the server has the file that the log ends in; asked only where it has not the place.
+    pub(super) has_file: bool,
 }
 
 /// The log's end, as the upstream would name it.
@@ -81,6 +83,13 @@ pub(super) fn plan(
             ),
             hint: RESET_HINT.into(),
         }),
+        None if facts.has_file => Err(StreamError::Diverged {
+            cause: format!(
+                "the primary lacks what the log holds: its {} has no event that ends at {} (a crash that lost its binlog's tail, or another history)",
+                end.upstream_file, end.pos.offset
+            ),
+            hint: RESET_HINT.into(),
+        }),
         None if facts.gtid_binlog_pos.covers(&end.gtid) => Err(StreamError::Purged {
             cause: format!(
                 "the primary has no {} that reaches {}, where the log goes on: it was purged, or lost its end in a crash",
@@ -138,7 +147,7 @@ mod tests {
     }
 
     fn facts(at_head: Option<&str>, now: &str) -> ServerFacts {
-        ServerFacts { server_id: 1, gtid_binlog_pos: list(now), gtid_at_head: at_head.map(list) }
+        ServerFacts { server_id: 1, gtid_binlog_pos: list(now), gtid_at_head: at_head.map(list), has_file: false }
     }
 
     #[test]
@@ -172,6 +181,7 @@ mod tests {
             ("same place, other server", facts(Some("0-2-50"), "0-2-70")),
             ("tail lost in a crash", facts(None, "0-1-40")),
             ("RESET MASTER", facts(None, "")),
+            ("tail lost, others written since", ServerFacts { has_file: true, ..facts(None, "0-1-70") }),
             ("another server", ServerFacts { server_id: 2, ..facts(Some("0-1-50"), "0-1-70") }),
         ] {
             let got = plan(9, &Start::Earliest, Some(&end()), &f);

@@ -1,5 +1,8 @@
 //! What the upstream side tells others about itself.
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use crate::clock::Micros;
 use crate::log::Promised;
 
@@ -71,9 +74,16 @@ pub struct UpstreamStatus {
     pub semi_sync: Option<SemiSync>,
     /// Settings of the primary that break what acknowledgements promise, each with the statement that mends it.
     pub warnings: Vec<String>,
+    /// When it was asked for that.
+    pub primary_asked: Option<Instant>,
     /// Connections made since the start.
     pub connects: u64,
+    /// How the primary writes its log, by the name of the variable.
+    pub settings: BTreeMap<&'static str, String>,
 }
+
+/// Variables of the primary that readers of its log ask for.
+pub(super) const SETTINGS: [&str; 3] = ["binlog_format", "binlog_row_image", "binlog_row_metadata"];
 
 impl Default for UpstreamStatus {
     fn default() -> Self {
@@ -91,7 +101,9 @@ impl Default for UpstreamStatus {
             promised: Promised::default(),
             semi_sync: None,
             warnings: Vec::new(),
+            primary_asked: None,
             connects: 0,
+            settings: BTreeMap::new(),
         }
     }
 }

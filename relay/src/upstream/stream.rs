@@ -20,9 +20,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Context;
 use super::ack::{AckGate, Due};
 use super::client::{Client, Login};
+use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::plan::{LogEnd, Plan, ServerFacts, plan};
+use super::status::SETTINGS;
 use crate::clock::Micros;
 use crate::config::{Ack, Address};
 use crate::log::{Appender, LogPos, OpenFile};
@@ -77,6 +79,7 @@ pub(super) async fn run(
         buf: early,
         server_id: facts.server.server_id,
         gate: acks.then(AckGate::default),
+        known_behind: end.as_ref().is_some_and(|e| !facts.server.gtid_binlog_pos.covers(&e.gtid)),
     };
     reading.read(Ingest::new(start), first_event).await
 }
@@ -98,15 +101,25 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
     let server_id = client.value("SHOW VARIABLES LIKE 'server_id'").await?;
     let server_id = number(server_id, "server_id")?;
     let gtid_binlog_pos = position(client.value("SELECT @@GLOBAL.gtid_binlog_pos").await?)?;
-    let gtid_at_head = match end {
-        Some(end) => {
-            let sql =
-                format!("SELECT BINLOG_GTID_POS('{}',{})", end.upstream_file.replace(['\'', '\\'], ""), end.pos.offset);
-            // The primary reads the file up to there: from a cold disk that takes longer than other answers.
-            client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?
+    let mut gtid_at_head = None;
+    let mut has_file = false;
+    if let Some(end) = end {
+        let file = end.upstream_file.replace(['\'', '\\'], "");
+        let sql = format!("SELECT BINLOG_GTID_POS('{file}',{})", end.pos.offset);
+        // The primary reads the file up to there: from a cold disk that takes longer than other answers.
+        gtid_at_head =
+            client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?;
+        has_file =
+            gtid_at_head.is_some() || client.value(&format!("SELECT BINLOG_GTID_POS('{file}',4)")).await?.is_some();
+    }
+    for name in SETTINGS {
+        // Older servers lack some: then readers get what such a server does.
+        match client.value(&format!("SELECT @@GLOBAL.{name}")).await {
+            Ok(value) => context.note_setting(name, value),
+            Err(StreamError::Server { .. }) => context.note_setting(name, None),
+            Err(error) => return Err(error),
         }
-        None => None,
-    };
+    }
     let period = context.heartbeat.as_nanos();
     client.query(&format!("SET @master_heartbeat_period= {period}")).await?;
     client.query("SET @master_binlog_checksum= @@global.binlog_checksum").await?;
@@ -115,7 +128,7 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         _ => ChecksumAlg::Crc32,
     };
     client.query("SET @mariadb_slave_capability=4").await?;
-    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head }, checksum })
+    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head, has_file }, checksum })
 }
 
 /// Says that this connection acknowledges, if the primary knows semi-sync (switched on or not: it may be later). Only the one that is streamed
@@ -241,6 +254,8 @@ struct Reading<'a> {
     server_id: u32,
     /// Set if this connection acknowledges.
     gate: Option<AckGate>,
+    /// The primary said already before the stream that it has less than the log, and yet the stream fits.
+    known_behind: bool,
 }
 
 impl Reading<'_> {
@@ -252,6 +267,7 @@ impl Reading<'_> {
         let semi_sync = self.gate.is_some();
         let mut deframer = EventDeframer::new(DeframerOptions { semi_sync, ..DeframerOptions::default() });
         let mut heads = self.context.log.subscribe();
+        let mut doubt = Doubt::new(self.context, self.known_behind);
         loop {
             let now = Micros::now();
             let deadline = Instant::now() + self.context.silence;
@@ -264,6 +280,8 @@ impl Reading<'_> {
                 *first_event = Some(Instant::now());
             }
             parsed?;
+            // The disk may fail behind the last event that comes for long; heartbeats lead here.
+            self.appender.check()?;
             if begins {
                 self.context.set_streaming(semi_sync);
             }
@@ -283,6 +301,7 @@ impl Reading<'_> {
                         self.acknowledge(head).await?;
                     }
                     read = self.stream.read_buf(&mut self.buf) => break read,
+                    gtid = doubt.justified(self.context) => return Err(StreamError::Behind { gtid }),
                     () = sleep_until(deadline) => {
                         let millis = self.context.silence.as_millis();
                         return Err(StreamError::Timeout {

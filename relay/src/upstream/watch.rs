@@ -76,7 +76,10 @@ impl Watch<'_> {
             }
             let Ok(answer) = client.value("SELECT @@GLOBAL.gtid_binlog_pos").await else { return };
             let Ok(position) = answer.clone().unwrap_or_default().parse::<GtidList>() else { return };
-            self.context.status.send_modify(|s| s.primary_gtid = answer);
+            self.context.status.send_modify(|s| {
+                s.primary_gtid = answer;
+                s.primary_asked = Some(asked.0.into_std());
+            });
             self.change(|behind| behind.heard(&position, &self.head(), asked.1));
             tokio::select! {
                 () = sleep_until(asked.0 + PERIOD) => {}

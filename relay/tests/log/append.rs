@@ -115,8 +115,12 @@ async fn readers_cross_files_and_see_only_what_is_visible() {
     feed(&mut appender, &two).await;
     assert_eq!(reader.read(100, &mut buf).await.unwrap(), Chunk::NextFile(2));
     reader.go_to(LogPos { file: 2, offset: 4 });
-    assert!(matches!(reader.read(usize::MAX, &mut buf).await.unwrap(), Chunk::Shared(b) if b == two.data[4..]));
+    // As much as the writer took at a time, which is up to it.
+    assert!(
+        matches!(reader.read(usize::MAX, &mut buf).await.unwrap(), Chunk::Shared(b) if two.data[4..].starts_with(&b))
+    );
     assert_eq!(read_all(&log, 1).await, one.data);
+    assert_eq!(read_all(&log, 2).await, two.data);
 
     let files = log.files();
     assert_eq!(files.len(), 2);

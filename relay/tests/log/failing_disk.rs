@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use baton_relay::log::{AppendError, Log, LogPos};
+use baton_relay::log::{AppendError, Chunk, Log, LogConfig, LogPos};
 use baton_wire::checksum::ChecksumAlg;
 
 use crate::support::*;
@@ -157,4 +157,21 @@ async fn dropping_the_appender_makes_everything_whole_durable() {
     let whole = file.transactions[30].ends;
     assert_eq!(log.head().unwrap().pos.offset, whole);
     assert_eq!(on_disk(dir.path(), 1), file.data[..whole as usize]);
+}
+
+#[tokio::test]
+async fn a_read_does_not_end_early_because_the_page_cache_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, faults) = Faulty::new(dir.path());
+    let memory = LogConfig { ring_bytes: 0, ..config() };
+    let (log, mut appender) = Log::open(storage, memory).unwrap();
+    let file = history(ChecksumAlg::Crc32);
+    feed(&mut appender, &file).await;
+    let mut buf = Vec::new();
+    for cached in [0, 1, 10, 4096, usize::MAX] {
+        faults.cached.store(cached, Ordering::SeqCst);
+        let mut reader = log.reader(LogPos { file: 1, offset: 4 }).unwrap();
+        assert_eq!(reader.read(5000, &mut buf).await.unwrap(), Chunk::Buffered(5000), "{cached} bytes cached");
+        assert_eq!(buf, file.data[4..5004]);
+    }
 }

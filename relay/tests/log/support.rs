@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use baton_relay::clock::Micros;
@@ -264,6 +264,8 @@ pub(crate) struct Faults {
     pub(crate) fail_sync: AtomicBool,
     pub(crate) fail_truncate: AtomicBool,
     pub(crate) syncs: AtomicU64,
+    /// Bytes that the page cache has from each place on; 0 for none.
+    pub(crate) cached: AtomicUsize,
 }
 
 impl Faulty {
@@ -309,6 +311,10 @@ struct FaultyFile {
 impl StorageFile for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
+    }
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        let n = self.faults.cached.load(Ordering::SeqCst).min(buf.len());
+        if n == 0 { Ok(None) } else { self.file.read_at(&mut buf[..n], offset).map(Some) }
     }
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let mut room = self.faults.room.lock().unwrap();

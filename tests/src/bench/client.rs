@@ -16,6 +16,7 @@ use baton_wire::event::EventKind;
 use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
 use baton_wire::handshake::{HandshakeResponse, ServerFirst};
 use baton_wire::response::ErrPacket;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 /// How long a server may be silent.
@@ -160,6 +161,19 @@ impl Reader {
     /// Takes that many bytes off the socket without looking at them.
     pub(crate) fn skim(&mut self, bytes: u64) -> Result<()> {
         skim(&self.tcp, bytes)
+    }
+
+    /// Takes off the socket what is there.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        let mut room = vec![0; READ];
+        loop {
+            match recv(&self.tcp, &mut room[..], RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => bail!("the server closed the stream"),
+                Ok(_) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// As [`Reader::skim`], with the end-of-stream packet behind them.

@@ -3,6 +3,9 @@
 //! Two clients read at the same time in this process, one of them from the primary; the difference of their clocks' readings for the same
 //! transaction is the added delay.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,17 +39,24 @@ pub(crate) fn measure(
     seconds: u64,
 ) -> Result<Vec<Goal>> {
     primary.sql("CREATE TABLE test.delay (id BIGINT PRIMARY KEY AUTO_INCREMENT, number BIGINT)")?;
-    let (mut by_relay, mut by_replica) = (Delays::default(), Delays::default());
+    let mut by_relay = Delays::default();
+    let mut by_replica = [Delays::default(), Delays::default()];
+    let mut disk = Vec::new();
     for _ in 0..rounds {
         // The replica rests meanwhile: it would take the processor away from the relay.
         replica.stop_slave()?;
         relay.wait_head(primary)?;
         let at = position(primary)?;
         round(primary, (relay.port(), at), seconds, &mut by_relay)?;
+        disk.extend(bare_syncs(&relay.data_dir().with_extension("sync"), (seconds * RATE / 4) as usize)?);
         replica.start_slave()?;
-        wait_caught_up(primary, replica)?;
-        let at = position(replica)?;
-        round(primary, (replica.port(), at), seconds, &mut by_replica)?;
+        for (durable, delays) in by_replica.iter_mut().enumerate() {
+            replica.sql(&format!("SET GLOBAL sync_binlog={durable}"))?;
+            replica.sql(&format!("SET GLOBAL innodb_flush_log_at_trx_commit={}", 2 - durable))?;
+            wait_caught_up(primary, replica)?;
+            let at = position(replica)?;
+            round(primary, (replica.port(), at), seconds, delays)?;
+        }
     }
     story.say(format!("{:<44} {:>9} {:>9} {:>9}   samples", "ms", "p50", "p90", "p99"));
     let line = |name: &str, values: &[f64]| {
@@ -57,8 +67,27 @@ pub(crate) fn measure(
     };
     line("primary: from the commit's return to a client", &by_relay.direct);
     let added = line("added by the relay (durable before it sends)", &by_relay.added);
-    line("added by the replica (not durable)", &by_replica.added);
+    let [quick, durable] = by_replica;
+    line("added by the replica, as durable", &durable.added);
+    line("added by the replica, not durable", &quick.added);
+    line("for comparison: one write and fdatasync", &disk);
     Ok(vec![Goal::at_most("added delay at 1,000 commits/s, p50", added, 0.5, "ms")])
+}
+
+/// Milliseconds of one small write with its `fdatasync` at the end of a file, at the same rate: what durability costs on this disk at the least.
+fn bare_syncs(path: &Path, count: usize) -> Result<Vec<f64>> {
+    let mut file = File::create(path).with_context(|| format!("can't create {}", path.display()))?;
+    let mut took = Vec::with_capacity(count);
+    let mut due = Instant::now();
+    for _ in 0..count {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let began = Instant::now();
+        file.write_all(&[0; 250])?;
+        file.sync_data()?;
+        took.push(millis(began.elapsed()));
+        due += Duration::from_secs(1) / RATE as u32;
+    }
+    Ok(took)
 }
 
 fn position(server: &MariaDb) -> Result<From> {

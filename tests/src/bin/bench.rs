@@ -2,7 +2,7 @@
 //! Exit code 1 where the relay misses a goal. `docs/benchmarks.md` says what each figure means.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ struct Args {
     /// What to measure; everything by default.
     #[arg(long, value_delimiter = ',', default_value = "small,large,delay,memory")]
     only: Vec<String>,
+    /// Another build of the relay to measure beside the present one.
+    #[arg(long, value_name = "BINARY")]
+    compare: Option<PathBuf>,
     /// Serve the files given to each connection at this port, until killed: how the benchmark starts its floor.
     #[arg(long, hide = true, num_args = 2.., value_name = "PORT FILES")]
     serve_files: Option<Vec<PathBuf>>,
@@ -90,6 +93,8 @@ struct Servers {
     primary: MariaDb,
     relay: RelayProc,
     replica: MariaDb,
+    /// The relay of another build.
+    other: Option<RelayProc>,
 }
 
 fn measure(bed: &Bed, args: &Args) -> Result<bool> {
@@ -104,7 +109,7 @@ fn measure(bed: &Bed, args: &Args) -> Result<bool> {
     let counts: &[usize] = if args.quick { &[1, 4] } else { &[1, 4, 16] };
 
     story.step("Start a primary, a relay and an intermediate replica");
-    let servers = start(bed)?;
+    let servers = start(bed, args.compare.as_deref())?;
     let mut goals = Vec::new();
     if wanted("small") {
         story.step("Write a log of small row events: sysbench oltp_write_only");
@@ -127,14 +132,14 @@ fn measure(bed: &Bed, args: &Args) -> Result<bool> {
         goals.extend(delay::measure(&story, &servers.primary, &servers.relay, &servers.replica, rounds, seconds)?);
     }
     if wanted("memory") {
-        story.step("Memory with idle clients that have read 1 MB of log, all at the same time");
+        story.step("Many clients: idle after they have read 1 MB of log at the same time, then 200 commits a second");
         let [from, ..] = begin_file(&servers)?;
         write_rows(&servers.primary, 1_000_000)?;
         settle(&servers)?;
         let primary = servers.primary.proc()?;
         let relay = servers.relay.proc()?;
         let both = [("primary", &primary, servers.primary.port()), ("relay", &relay, servers.relay.port())];
-        goals.extend(memory::measure(&story, &from, both)?);
+        goals.extend(memory::measure(&story, &from, &servers.primary, both)?);
     }
     story.step("Goals");
     Ok(figures::judge(&story, &goals))
@@ -163,7 +168,7 @@ fn machine() -> Result<String> {
     ))
 }
 
-fn start(bed: &Bed) -> Result<Servers> {
+fn start(bed: &Bed, other: Option<&Path>) -> Result<Servers> {
     // One file a log: no rotation by size in the middle.
     let server = |name: &str, id: u32| {
         let server = bed.mariadb(name).server_id(id).option("--max-connections=1200").option("--max-binlog-size=1G");
@@ -173,7 +178,8 @@ fn start(bed: &Bed) -> Result<Servers> {
     let replica = server("replica", 2)?;
     replica.replicate_from(&Source::gtid(primary.port()))?;
     let relay = bed.relay("relay").upstream(&primary).start()?;
-    Ok(Servers { primary, relay, replica })
+    let other = other.map(|binary| bed.relay("other").server_id(9002).upstream(&primary).binary(binary).start());
+    Ok(Servers { primary, relay, replica, other: other.transpose()? })
 }
 
 /// Begins a new file on each server, and gives the places: primary (and relay), intermediate replica.
@@ -194,7 +200,7 @@ fn settle(servers: &Servers) -> Result<()> {
         servers.replica.check_replication()?;
         Ok((servers.replica.gtid_slave_pos()? == goal).then_some(()))
     })?;
-    servers.relay.wait_head(&servers.primary)
+    [Some(&servers.relay), servers.other.as_ref()].into_iter().flatten().try_for_each(|r| r.wait_head(&servers.primary))
 }
 
 fn sysbench(primary: &MariaDb) -> Sysbench {
@@ -239,11 +245,15 @@ fn read(
     let files: Vec<PathBuf> =
         names.iter().filter(|name| **name >= own.file).map(|name| servers.primary.binlog_path(name)).collect();
     let floor = Floor::start(bed, &files)?;
-    let all = [
+    let mut all = vec![
         ("primary", servers.primary.proc()?, servers.primary.port(), own),
         ("relay", servers.relay.proc()?, servers.relay.port(), own),
         ("replica", servers.replica.proc()?, servers.replica.port(), other),
-    ]
-    .map(|(name, proc, port, from)| Server { name, proc, port, from: from.clone() });
+    ];
+    if let Some(relay) = &servers.other {
+        all.push(("other relay", relay.proc()?, relay.port(), own));
+    }
+    let all: Vec<Server> =
+        all.into_iter().map(|(name, proc, port, from)| Server { name, proc, port, from: from.clone() }).collect();
     catchup::measure(story, what, &all, &floor, counts, rounds)
 }

@@ -31,8 +31,8 @@ struct Cast {
     replicas: Vec<(MariaDb, usize, &'static str)>,
 }
 
-/// The column of each downstream in the lag table.
-const COLUMN: usize = 21;
+/// The column of each downstream in the lag table: transactions, milliseconds, bottleneck.
+const COLUMN: usize = 23;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -129,11 +129,14 @@ fn run_load(story: &mut Story, cast: &Cast, args: &Args) -> Result<baton_testbed
     story.step(&format!("{} s of writes; the lag as the relays tell it (GET /v1/lag)", args.seconds));
     let (pause, resume) = (args.seconds / 4, args.seconds / 2);
     story.say(format!("replica-2's applier is stopped from second {pause} to second {resume}\n"));
-    let mut head = format!("{:>4} {:>7} {:<14}", "s", "trx/s", "relay-1's head");
+    let mut head = format!("{:>4} {:>6}  {:<13}", "s", "trx/s", "relay-1's head");
+    let mut units = " ".repeat(head.len());
     for name in ["replica-1", "replica-2", "replica-3", "relay-2 (sent)", "replica-4"] {
-        head += &format!(" {name:<COLUMN$}");
+        head += &format!(" | {name:<COLUMN$}");
+        units += &format!(" | {:>5} {:>9} {:<7}", "trx", "lag", "held by");
     }
-    story.say(story.bold(head.trim_end()));
+    story.say(story.bold(&head));
+    story.say(story.bold(&units));
     let load =
         Sysbench::new(&cast.primary).rate(args.rate).start(Workload::WriteOnly, Duration::from_secs(args.seconds))?;
     let began = Instant::now();
@@ -158,7 +161,7 @@ fn run_load(story: &mut Story, cast: &Cast, args: &Args) -> Result<baton_testbed
 
 fn lag_line(story: &Story, cast: &Cast, second: u64, tps: f64) -> Result<String> {
     let [first, second_relay] = [cast.relays[0].lag()?, cast.relays[1].lag()?];
-    let mut line = format!("{second:>4} {tps:>7.0} {:<14}", first["head"]["gtid"].as_str().unwrap_or("-"));
+    let mut line = format!("{second:>4} {tps:>6.0}  {:<14}", first["head"]["gtid"].as_str().unwrap_or("-"));
     let columns = [
         (&first, 2, "applied"),
         (&first, 3, "applied"),
@@ -167,31 +170,23 @@ fn lag_line(story: &Story, cast: &Cast, second: u64, tps: f64) -> Result<String>
         (&second_relay, 5, "applied"),
     ];
     for (lag, server_id, what) in columns {
-        let cell = cell(lag, server_id, what);
-        let padded = format!("{cell:<COLUMN$}");
-        line += &format!(" {}", if cell.starts_with("0 trx") { padded } else { story.warn(&padded) });
+        let (cell, lags) = cell(lag, server_id, what);
+        line += &format!(" | {}", if lags { story.warn(&cell) } else { cell });
     }
     Ok(line.trim_end().to_owned())
 }
 
-/// One replica's lag in few words: `12 trx, 37 ms apply`.
-fn cell(lag: &Value, server_id: u64, what: &str) -> String {
+/// One replica's lag in few words, as wide as its column, and whether it lags: `   12     37 ms apply`.
+fn cell(lag: &Value, server_id: u64, what: &str) -> (String, bool) {
     let listed = lag["replicas"].as_array().into_iter().flatten();
-    let Some(replica) = listed.into_iter().find(|replica| replica["server_id"] == server_id) else {
-        return "not listed".to_owned();
-    };
+    let replica = listed.into_iter().find(|replica| replica["server_id"] == server_id).unwrap_or(&Value::Null);
     let figures = &replica[what];
     let (Some(transactions), Some(millis)) = (figures["lag_transactions"].as_u64(), figures["lag_ms"].as_u64()) else {
-        return replica["error"]
-            .as_str()
-            .or(replica["state"].as_str())
-            .unwrap_or("unknown")
-            .chars()
-            .take(COLUMN)
-            .collect();
+        let why = replica["error"].as_str().or(replica["state"].as_str()).unwrap_or("not listed");
+        return (format!("{:<COLUMN$}", why.chars().take(COLUMN).collect::<String>()), true);
     };
-    let bottleneck = replica["bottleneck"].as_str().filter(|_| transactions > 0).unwrap_or_default();
-    format!("{transactions} trx, {millis} ms {bottleneck}").trim_end().to_owned()
+    let bottleneck = replica["bottleneck"].as_str().unwrap_or("-");
+    (format!("{transactions:>5} {millis:>6} ms {bottleneck:<7}"), transactions > 0)
 }
 
 fn verify(bed: &Bed, story: &mut Story, cast: &Cast) -> Result<()> {

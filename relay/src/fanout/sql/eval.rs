@@ -125,12 +125,14 @@ fn show_variables(pattern: Option<&str>, facts: &Facts) -> Table {
 
 fn variables(facts: &Facts) -> Vec<(&'static str, Option<String>)> {
     let text = |s: &str| Some(s.to_owned());
+    let as_upstream =
+        |name: &str, default: &str| text(facts.upstream.settings.get(name).map_or(default, String::as_str));
     let mut all = vec![
         ("autocommit", text("1")),
         ("binlog_checksum", text(facts.checksum.name())),
-        ("binlog_format", text("ROW")),
-        ("binlog_row_image", text("FULL")),
-        ("binlog_row_metadata", text(if facts.mysql { "MINIMAL" } else { "NO_LOG" })),
+        ("binlog_format", as_upstream("binlog_format", "ROW")),
+        ("binlog_row_image", as_upstream("binlog_row_image", "FULL")),
+        ("binlog_row_metadata", as_upstream("binlog_row_metadata", if facts.mysql { "MINIMAL" } else { "NO_LOG" })),
         ("character_set_client", text("utf8mb4")),
         ("character_set_connection", text("utf8mb4")),
         ("character_set_results", text("utf8mb4")),
@@ -219,6 +221,14 @@ mod tests {
         assert_eq!(one(s.answer("SELECT @@GLOBAL.gtid_domain_id", &f)), Some("0".into()));
         // No row: a replica with semi-sync switched on goes on without it.
         assert!(rows(s.answer("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'", &f)).is_empty());
+    }
+
+    #[test]
+    fn readers_are_told_how_the_primary_writes_its_log() {
+        let mut f = facts();
+        assert_eq!(one(Session::default().answer("SELECT @@binlog_row_metadata", &f)), Some("NO_LOG".into()));
+        f.upstream.settings.insert("binlog_row_metadata", "FULL".into());
+        assert_eq!(one(Session::default().answer("SELECT @@global.binlog_row_metadata", &f)), Some("FULL".into()));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub(crate) struct UpstreamRow {
     pub(crate) connecting: bool,
     pub(crate) lag_seconds: u64,
     pub(crate) error: String,
+    /// Variables that say how the primary writes its log.
+    pub(crate) settings: BTreeMap<&'static str, String>,
 }
 
 /// What to do about a statement.

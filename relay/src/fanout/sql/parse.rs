@@ -276,8 +276,9 @@ impl Parser {
     }
 
     fn kill(&mut self) -> Statement {
+        let _how = self.take("HARD") || self.take("SOFT");
         let query_only = self.take("QUERY");
-        let _hard = self.take("CONNECTION") || self.take("HARD") || self.take("SOFT");
+        let _whole = !query_only && self.take("CONNECTION");
         match (self.next(), self.peek()) {
             (Some(Token::Number(n)), None) => match n.parse() {
                 Ok(connection) => Statement::Kill { query_only, connection },

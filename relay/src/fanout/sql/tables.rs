@@ -112,7 +112,8 @@ pub(super) fn status(facts: &Facts, wanted: impl Fn(&str) -> bool) -> Table {
 
 /// `SHOW SLAVE STATUS`: the relay as a replica of its upstream. It applies nothing: applied means durable here.
 pub(super) fn replica_status(facts: &Facts) -> Table {
-    let UpstreamRow { host, port, user, server_id, streaming, connecting, lag_seconds, error } = facts.upstream.clone();
+    let UpstreamRow { host, port, user, server_id, streaming, connecting, lag_seconds, error, .. } =
+        facts.upstream.clone();
     let mut table = Table::default();
     if host.is_empty() {
         return table;

@@ -4,17 +4,21 @@
 //! GTID order. Promises: a byte leaves for the log only if it continues the file without a gap and its event's checksum holds (a huge
 //! event's pieces leave early, but never count as whole before its checksum was verified). Never does I/O, never reads a clock.
 
+mod file;
+mod types;
+
 use std::collections::VecDeque;
 
-use baton_wire::checksum::{self, CHECKSUM_LEN, ChecksumAlg};
+use baton_wire::checksum::{self, ChecksumAlg, EventChecksum};
 use baton_wire::event::{
     self, EventHeader, EventKind, FIRST_EVENT, Flavor, FormatDescription, GtidListEvent, HEADER_LEN, Mark, Rotate,
     TransactionTracker,
 };
-use baton_wire::gtid::mariadb::GtidList;
 use baton_wire::gtid::{GtidPosition, TransactionId};
 use bytes::BytesMut;
 
+use self::file::{continues, diverged_state, split_file_name};
+pub(super) use self::types::{Counts, Effect, Start};
 use super::error::StreamError;
 use crate::clock::Micros;
 use crate::log::{Batch, LogPos, Transaction};
@@ -22,50 +26,13 @@ use crate::log::{Batch, LogPos, Transaction};
 /// Bytes after which a batch leaves even if more is at hand: bounds memory, keeps the writer busy.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What has to happen next, in this order.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Begin the log's next file.
-    OpenFile { number: u64, base: String },
-    /// Append bytes.
-    Append(Batch),
-    /// A transaction was cut off by the primary's crash: forget what was appended of it.
-    DropPartial,
-}
-
-/// Where a stream begins.
-#[derive(Debug, Clone)]
-pub(super) struct Start {
-    /// Place of the next byte, and what was executed before it; `None` for an empty log.
-    pub(super) resume: Option<(LogPos, GtidPosition)>,
-    /// Name of the file to be resumed, as the upstream knows it.
-    pub(super) file: Option<String>,
-    /// What to add to an upstream file's number to get the log's.
-    pub(super) shift: u64,
-    /// The log's base name, once it has one.
-    pub(super) base: Option<String>,
-    /// The upstream's family.
-    pub(super) flavor: Flavor,
-    /// Whether the session's first (artificial) events carry checksums.
-    pub(super) checksum: ChecksumAlg,
-}
-
-/// Counters of what came in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) events: u64,
-    pub(super) transactions: u64,
-    pub(super) heartbeats: u64,
-}
-
 /// A huge event whose pieces are passed on as they come.
 struct Partial {
     header: EventHeader,
     at: u64,
     mark: Mark,
     seen: usize,
-    hasher: crc32fast::Hasher,
-    footer: Vec<u8>,
+    sum: EventChecksum,
 }
 
 /// The state of one stream.
@@ -244,14 +211,7 @@ impl Ingest {
         }
         // What came before must not wait for the huge event.
         self.flush(now);
-        self.partial = Some(Partial {
-            header,
-            at: self.offset,
-            mark,
-            seen: 0,
-            hasher: crc32fast::Hasher::new(),
-            footer: Vec::new(),
-        });
+        self.partial = Some(Partial { header, at: self.offset, mark, seen: 0, sum: EventChecksum::new(header.size) });
         Ok(())
     }
 
@@ -259,10 +219,7 @@ impl Ingest {
         let Some(mut partial) = self.partial.take() else {
             return Err(self.garbled("the middle of an event came without its beginning".into()));
         };
-        let content = partial.header.size as usize - self.checksum.len().min(partial.header.size as usize);
-        let summed = data.len().min(content.saturating_sub(partial.seen));
-        partial.hasher.update(&data[..summed]);
-        partial.footer.extend_from_slice(&data[summed..]);
+        partial.sum.update(data);
         partial.seen += data.len();
         self.push(data);
         if !last {
@@ -276,11 +233,7 @@ impl Ingest {
             )));
         }
         if self.checksum == ChecksumAlg::Crc32 {
-            let computed = partial.hasher.finalize();
-            let stored = partial.footer.first_chunk::<CHECKSUM_LEN>().map_or(0, |b| u32::from_le_bytes(*b));
-            if stored != computed {
-                return Err(self.bad_checksum(&partial.header, partial.at, stored, computed));
-            }
+            partial.sum.finish().map_err(|e| self.checksum_error(&partial.header, partial.at, &e))?;
         }
         self.marked(partial.mark, partial.at, now)
     }
@@ -419,10 +372,6 @@ impl Ingest {
         StreamError::Checksum { file: self.file_name(), offset: at, kind: header.kind, detail: error.to_string() }
     }
 
-    fn bad_checksum(&self, header: &EventHeader, at: u64, stored: u32, computed: u32) -> StreamError {
-        self.checksum_error(header, at, &baton_wire::WireError::Checksum { stored, computed })
-    }
-
     fn garbled(&self, detail: String) -> StreamError {
         StreamError::Garbled { file: self.file_name(), offset: self.offset, detail }
     }
@@ -435,38 +384,6 @@ impl Ingest {
     pub(super) fn flavor(&self) -> Flavor {
         self.flavor
     }
-}
-
-/// Whether a file that begins at `theirs` can follow where the log stands at `ours`: the same in every domain, but for those that the
-/// primary has been told to forget (`FLUSH BINARY LOGS DELETE_DOMAIN_ID`).
-fn continues(ours: &GtidList, theirs: &GtidList) -> bool {
-    (ours.is_empty() || !theirs.is_empty()) && theirs.iter().all(|gtid| ours.get(gtid.domain) == Some(gtid))
-}
-
-fn diverged_state(theirs: &GtidList, ours: &GtidList) -> StreamError {
-    StreamError::Diverged {
-        cause: format!("the primary begins a file at GTID position '{theirs}', the log stands at '{ours}'"),
-        hint: "their histories differ: find out which one the replicas follow, then see `baton-relay reset-log --help`"
-            .into(),
-    }
-}
-
-/// Splits `mysql-bin.000007` into its base name and number.
-pub(super) fn split_file_name(name: &str) -> Result<(&str, u64), StreamError> {
-    let bad = || StreamError::Garbled {
-        file: name.to_owned(),
-        offset: 0,
-        detail: "is not of the form base.number, such as mysql-bin.000001".into(),
-    };
-    let (base, number) = name.rsplit_once('.').ok_or_else(bad)?;
-    if base.is_empty()
-        || base.starts_with('.')
-        || base.contains(['/', '\0'])
-        || !number.bytes().all(|b| b.is_ascii_digit())
-    {
-        return Err(bad());
-    }
-    Ok((base, number.parse().map_err(|_| bad())?))
 }
 
 #[cfg(test)]

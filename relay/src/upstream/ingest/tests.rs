@@ -5,7 +5,10 @@ use std::path::Path;
 use baton_wire::checksum;
 use baton_wire::event::{EventHeader, EventKind, FLAG_ARTIFICIAL, FormatDescription, GtidListEvent, HEADER_LEN, build};
 
+use baton_wire::gtid::mariadb::GtidList;
+
 use super::*;
+use crate::log::LogPos;
 
 const NAME: &str = "mbin.000005";
 const NOW: Micros = Micros(1_000_000);

@@ -97,7 +97,8 @@ impl FormatDescription {
     }
 
     /// Rewrites a whole event as a sender does before events from the middle of a file: `created` is zeroed so that the
-    /// replica keeps its temporary tables; with `zero_log_pos` the position too. The checksum is recomputed.
+    /// replica keeps its temporary tables; with `zero_log_pos` the position too. The checksum is recomputed; where the file has none, the
+    /// field keeps what is in it, as servers do.
     pub fn as_sent_mid_file(event: &mut [u8], zero_log_pos: bool) {
         Self::clear_in_use(event);
         if let Some(created) = event.get_mut(CREATE_TS_OFFSET..CREATE_TS_OFFSET + 4) {
@@ -108,6 +109,9 @@ impl FormatDescription {
                 pos.fill(0);
             }
         }
-        checksum::sign(event);
+        let alg = event.len().checked_sub(checksum::CHECKSUM_LEN + 1).and_then(|at| event.get(at));
+        if alg == Some(&ChecksumAlg::Crc32.to_byte()) {
+            checksum::sign(event);
+        }
     }
 }

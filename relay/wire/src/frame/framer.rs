@@ -13,6 +13,21 @@ pub fn framed_len(event_size: usize, semi_sync: bool) -> usize {
     payload + PACKET_HEADER_LEN * (payload / MAX_PACKET + 1)
 }
 
+/// What [`EventFramer::frame_front`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Events that were framed.
+    pub events: usize,
+    /// Bytes of the input that they take.
+    pub bytes: usize,
+}
+
+/// The size that the event at the front says it has; `None` if so much of its header is not there.
+fn event_size(bytes: &[u8]) -> Option<usize> {
+    let size = bytes.get(SIZE_OFFSET..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*size) as usize)
+}
+
 /// Writes events as packets. Keeps the sequence number, which wraps at 255.
 ///
 /// Bytes are appended to the caller's vector and never touched again.
@@ -146,9 +161,36 @@ impl EventFramer {
     /// Error: an event's size does not fit what is there, or an event was begun before. Then nothing is appended.
     pub fn frame_all(&mut self, out: &mut Vec<u8>, events: &[u8]) -> Result<usize> {
         let (before, sequence) = (out.len(), self.sequence);
+        let run = self.frame_front(out, events)?;
+        if run.bytes < events.len() {
+            out.truncate(before);
+            self.sequence = sequence;
+            let rest = &events[run.bytes..];
+            return Err(WireError::invalid(
+                WHAT,
+                format!(
+                    "event {} of a run, at byte {}, has size {}; {} bytes are there",
+                    run.events,
+                    run.bytes,
+                    event_size(rest).unwrap_or_default(),
+                    rest.len()
+                ),
+            ));
+        }
+        Ok(run.events)
+    }
+
+    /// Appends the whole events at the front of `bytes`, of which the last one may be cut off anywhere: one walk over them.
+    ///
+    /// Error: an event's size is below its header's, or an event was begun before. Then nothing is appended.
+    pub fn frame_front(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<Run> {
+        if self.event_left > 0 {
+            return Err(WireError::invalid(WHAT, format!("a run of events while one lacks {} bytes", self.event_left)));
+        }
+        let (before, sequence) = (out.len(), self.sequence);
         // Events are rarely below 40 bytes; if they are, the vector grows by itself.
-        out.reserve(events.len() + events.len() / 8 + 64);
-        let framed = self.frame_run(out, events);
+        out.reserve(bytes.len() + bytes.len() / 8 + 64);
+        let framed = self.frame_run(out, bytes);
         if framed.is_err() {
             out.truncate(before);
             self.sequence = sequence;
@@ -156,40 +198,36 @@ impl EventFramer {
         framed
     }
 
-    fn frame_run(&mut self, out: &mut Vec<u8>, events: &[u8]) -> Result<usize> {
-        if self.event_left > 0 {
-            return Err(WireError::invalid(WHAT, format!("a run of events while one lacks {} bytes", self.event_left)));
-        }
+    fn frame_run(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<Run> {
         let prefix = prefix_len(self.semi_sync);
-        let mut rest = events;
-        let mut count = 0;
-        while !rest.is_empty() {
-            let size = match rest.get(SIZE_OFFSET..SIZE_OFFSET + 4) {
-                Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]) as usize,
-                _ => 0,
-            };
-            if size < HEADER_LEN || size > rest.len() {
-                let at = events.len() - rest.len();
+        let mut rest = bytes;
+        let mut events = 0;
+        while let Some(size) = event_size(rest) {
+            if size < HEADER_LEN {
+                let at = bytes.len() - rest.len();
                 return Err(WireError::invalid(
                     WHAT,
-                    format!("event {count} of a run, at byte {at}, has size {size}; {} bytes are there", rest.len()),
+                    format!("event {events} of a run, at byte {at}, has size {size}; {} bytes are there", rest.len()),
                 ));
             }
-            let (event, later) = rest.split_at(size);
+            let Some((event, later)) = rest.split_at_checked(size) else { break };
             let len = size + prefix;
             if len < MAX_PACKET {
                 let [a, b, c, _] = (len as u32).to_le_bytes();
-                let head = [a, b, c, self.sequence, EVENT_MARKER, SEMI_SYNC_MAGIC, 0];
-                out.extend_from_slice(&head[..PACKET_HEADER_LEN + prefix]);
+                if self.semi_sync {
+                    out.extend_from_slice(&[a, b, c, self.sequence, EVENT_MARKER, SEMI_SYNC_MAGIC, 0]);
+                } else {
+                    out.extend_from_slice(&[a, b, c, self.sequence, EVENT_MARKER]);
+                }
                 out.extend_from_slice(event);
                 self.sequence = self.sequence.wrapping_add(1);
             } else {
                 self.frame(out, event)?;
             }
             rest = later;
-            count += 1;
+            events += 1;
         }
-        Ok(count)
+        Ok(Run { events, bytes: bytes.len() - rest.len() })
     }
 
     fn packet_header(&mut self, out: &mut Vec<u8>, len: usize) {

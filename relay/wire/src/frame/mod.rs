@@ -11,7 +11,7 @@ mod deframer;
 mod framer;
 
 pub use deframer::{Deframed, DeframerOptions, EventDeframer};
-pub use framer::{EventFramer, framed_len};
+pub use framer::{EventFramer, Run, framed_len};
 
 /// Bytes that one packet carries at most; a packet this long is continued by the next one, which may be empty.
 pub const MAX_PACKET: usize = 0xff_ffff;

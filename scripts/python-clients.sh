@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs the Python replication clients of the tests into a virtual environment: scripts/python-clients.sh DIRECTORY. Instant when they are there.
+set -euo pipefail
+venv=${1:?a directory is wanted}
+requirements=$(cd "$(dirname "$0")/.." && pwd)/tests/python/requirements.txt
+if ! cmp -s "$requirements" "$venv/installed"; then
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    cp "$requirements" "$venv/installed"
+fi
