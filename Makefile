@@ -4,9 +4,10 @@ CARGO   ?= cargo
 KEEP    ?= 0
 MINUTES ?= 10
 SEED    ?=
+EACH    ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench fmt lint deps
+.PHONY: help demo test soak bench fuzz fmt lint deps
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ soak: deps ## Random faults under load: MINUTES=10 SEED=<number of an earlier ru
 bench: deps ## Measure: commits, fan-out, latency and memory, direct and through the relay
 	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin bench
+
+fuzz: deps ## Fuzz every parser of the wire crate, one behind the other: EACH=30 (seconds)
+	scripts/fuzz.sh $(EACH)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -17,6 +17,7 @@ need() {
 has() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
 
 need "a C compiler and linker" "gcc libc6-dev" has cc
+need "a C++ compiler" "g++" has c++
 need "C library headers" "libc6-dev" test -e /usr/include/stdio.h
 need "pkg-config" "pkg-config" has pkg-config
 need "OpenSSL headers" "libssl-dev" pkg-config --exists openssl

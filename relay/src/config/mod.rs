@@ -10,6 +10,8 @@
 //! `BATON_RELAY_UPSTREAM_PASSWORD`, `BATON_RELAY_LAG_PASSWORD`, `BATON_RELAY_USER_<NAME>_PASSWORD`, the token from `token_file` or
 //! `BATON_RELAY_LISTEN_TOKEN`. Relative paths start at the process's working directory.
 
+#[cfg(test)]
+mod documented;
 mod error;
 mod reader;
 mod sections;

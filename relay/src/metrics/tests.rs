@@ -119,3 +119,23 @@ fn a_hostile_name_stays_inside_its_label() {
     let text = render(&Metrics::new(), vec![replica("a\"} 1\nb{x=\"", "streaming", 1)]);
     assert!(text.contains(r#"replica="a\"} 1\nb{x=\"""#), "{text}");
 }
+
+#[test]
+fn the_manual_names_every_metric_with_its_type() {
+    const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+    let (_, after) = OPERATIONS.split_once("\n## Metrics\n").expect("a section on metrics");
+    let section = after.split("\n## ").next().unwrap_or_default();
+    let told: HashSet<(&str, &str)> = section
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            Some((cells.next()?.trim().strip_suffix('`')?, cells.next()?.trim()))
+        })
+        .collect();
+    let text = render(&Metrics::new(), vec![replica("db-2", "streaming", 5)]);
+    let rendered: HashSet<(&str, &str)> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let missing: Vec<_> = rendered.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&rendered).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:?}; unknown: {unknown:?}");
+}
