@@ -23,9 +23,9 @@ soak: deps ## Random faults under load: MINUTES=10 SEED=<number of an earlier ru
 	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-bench: deps ## Measure: commits, fan-out, latency and memory, direct and through the relay
+bench: deps ## Measure the relay against the primary, an intermediate replica and sendfile; QUICK=1 for a first look
 	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
-	$(CARGO) run --locked --release --quiet -p baton-testbed --bin bench
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin bench -- $(if $(QUICK),--quick)
 
 fuzz: deps ## Fuzz every parser of the wire crate, one behind the other: EACH=30 (seconds)
 	scripts/fuzz.sh $(EACH)

@@ -159,7 +159,7 @@ impl Sql {
     }
 
     /// Sends a command and gives the first packet of the answer; a refusal is a [`SqlError`].
-    pub fn command(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+    pub fn first_answer(&mut self, command: &[u8]) -> Result<Vec<u8>> {
         self.send_command(command)?;
         let packet = self.read_packet()?;
         refuse_error(&packet).map(|()| packet)
