@@ -31,8 +31,13 @@ impl PacketIo {
     /// The next payload; `None` if the peer closed between two. What is not the protocol is `InvalidData`.
     pub(crate) async fn read(&mut self) -> io::Result<Option<Packet>> {
         loop {
-            let decoded = self.decoder.decode(&mut self.buf);
-            match decoded.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
+            let number = self.buf.get(3).copied();
+            let decoded = self.decoder.decode(&mut self.buf).map_err(|e| {
+                // An answer to it has the number behind it, as any other.
+                self.seq = number.map_or(self.seq, |n| n.wrapping_add(1));
+                io::Error::new(io::ErrorKind::InvalidData, e)
+            });
+            match decoded? {
                 Some(packet) => {
                     self.seq = packet.seq.wrapping_add(1);
                     return Ok(Some(packet));

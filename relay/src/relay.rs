@@ -54,7 +54,7 @@ fn load_tls(config: &Config) -> Result<BothTls, ConfigError> {
     let server = match (&config.listen.tls_cert_file, &config.listen.tls_key_file) {
         (Some(cert), Some(key)) => Some(tls::server_config(cert, key).map_err(|e| {
             let of_key = match &e {
-                tls::TlsError::Read { path, .. } | tls::TlsError::Content { path, .. } => path == key,
+                tls::TlsError::Read { path, .. } | tls::TlsError::Content { path, .. } => path == key && path != cert,
                 _ => false,
             };
             unusable(if of_key { "listen.tls_key_file" } else { "listen.tls_cert_file" }, e)

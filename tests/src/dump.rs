@@ -3,9 +3,11 @@
 //! Like [`Sql`], on which it stands, it shares nothing with Baton's own protocol code. Sources:
 //! <https://mariadb.com/kb/en/com_binlog_dump/>, <https://mariadb.com/kb/en/2-binlog-event-header/>.
 
+use std::io::Write;
+
 use anyhow::{Result, ensure};
 
-use crate::sql::{Sql, SqlError, refuse_error};
+use crate::sql::{Answer, Sql, SqlError, refuse_error};
 
 /// Dump flag: end at the end of the log.
 pub const NON_BLOCKING: u16 = 1;
@@ -158,8 +160,21 @@ impl Sql {
         self.write_packet(command)
     }
 
+    /// Sends bytes as they are, instead of packets.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.get_mut().write_all(bytes)?)
+    }
+
+    /// Reads a whole answer to [`Sql::send_command`], be it a refusal.
+    pub fn read_answer(&mut self) -> Result<Result<Answer, SqlError>> {
+        match self.read_result() {
+            Ok((answer, _)) => Ok(Ok(answer)),
+            Err(error) => error.downcast::<SqlError>().map(Err),
+        }
+    }
+
     /// Sends a command and gives the first packet of the answer; a refusal is a [`SqlError`].
-    pub fn first_answer(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+    pub fn first_packet(&mut self, command: &[u8]) -> Result<Vec<u8>> {
         self.send_command(command)?;
         let packet = self.read_packet()?;
         refuse_error(&packet).map(|()| packet)
@@ -200,7 +215,7 @@ fn flags(event: &[u8]) -> u16 {
 }
 
 /// The checksum of events (CRC-32 of zlib), the slow way.
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| (0..8).fold(crc, |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()));
     !bytes.iter().fold(!0, |crc, byte| step(crc ^ u32::from(*byte)))
 }

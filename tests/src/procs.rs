@@ -196,8 +196,16 @@ impl Proc {
     }
 
     /// SIGSTOP: it keeps its sockets and does nothing.
+    ///
+    /// The signal is taken thread by thread: returns once all of them have stopped.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+        crate::wait::wait_for("every thread to stop", Duration::from_secs(10), || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()))?;
+            let mut all = threads.flatten().map(|t| std::fs::read_to_string(t.path().join("stat")));
+            Ok(all.all(|stat| stat.is_ok_and(|s| stopped(&s))).then_some(()))
+        })
     }
 
     /// SIGCONT after [`Proc::freeze`].

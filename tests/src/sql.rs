@@ -68,7 +68,7 @@ pub struct Answer {
 
 /// One session.
 pub struct Sql {
-    stream: BufReader<Stream>,
+    pub(crate) stream: BufReader<Stream>,
     pub(crate) sequence: u8,
     thread_id: u32,
     server_version: String,
@@ -88,7 +88,7 @@ impl Closer {
     }
 }
 
-enum Stream {
+pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -219,7 +219,7 @@ impl Sql {
         }
     }
 
-    fn read_result(&mut self) -> Result<(Answer, u16)> {
+    pub(crate) fn read_result(&mut self) -> Result<(Answer, u16)> {
         let head = self.read_packet()?;
         refuse_error(&head)?;
         let mut cursor = Cursor(&head);

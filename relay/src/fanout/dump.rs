@@ -163,7 +163,12 @@ impl Dump<'_> {
         };
         // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
         // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
-        let from_start = pos.offset == FIRST_EVENT || gtid.at_file_start;
+        // Nor does it where the client has transactions behind the place already: it has seen that start.
+        let from_start = if by_gtid {
+            gtid.at_file_start && gtid.known.subtract(&gtid.at).is_empty()
+        } else {
+            pos.offset == FIRST_EVENT
+        };
         let told = if by_gtid { FIRST_EVENT } else { pos.offset };
         let rotate = Rotate { position: told, file: flow.file_name.clone() }.artificial(self.server_id, first_checksum);
         flow.emitter.own(&mut flow.out, &rotate)?;

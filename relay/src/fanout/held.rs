@@ -22,6 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Where the client asked for no heartbeats: just a turn of the loop.
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// Position that heartbeats name: the highest that every client reads, for a client must not be told a lower one than it has.
+const HELD_POSITION: u64 = u32::MAX as u64;
+
 impl Dump<'_> {
     /// Waits until the client's position is in the log.
     pub(super) async fn begin(&mut self, heads: &mut watch::Receiver<Option<Arc<Head>>>) -> Result<Begin, DumpEnd> {
@@ -73,10 +76,9 @@ impl Dump<'_> {
         }
     }
 
-    /// At position 0: a client that has no position yet must not be told a lower one.
     async fn held_heartbeat(&mut self, emitter: &mut Emitter) -> Result<(), DumpEnd> {
         let name = self.log.files().last().map_or_else(|| "-".to_owned(), |f| f.name.clone());
-        let beat = self.heartbeat_event(&name, 0, emitter.checksum());
+        let beat = self.heartbeat_event(&name, HELD_POSITION, emitter.checksum());
         let mut out = Vec::with_capacity(128);
         emitter.own(&mut out, &beat)?;
         self.write(&out, emitter.sequence()).await

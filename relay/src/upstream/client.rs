@@ -116,7 +116,15 @@ impl Client {
         io.send(&response.encode()?).await.map_err(failed)?;
         loop {
             let packet = io.expect().await.map_err(failed)?;
-            match auth.on_packet(&packet.payload)? {
+            let step = auth.on_packet(&packet.payload).map_err(|e| match packet.payload.first() {
+                // A method of authentication that is not spoken here: nothing that the next attempt changes.
+                Some(0xfe) => StreamError::Refused {
+                    cause: e.to_string(),
+                    hint: format!("on the primary: ALTER USER '{}'@'%' IDENTIFIED VIA mysql_native_password USING PASSWORD('...')", login.user),
+                },
+                _ => e.into(),
+            })?;
+            match step {
                 ClientAuthStep::Send(bytes) => io.send(&bytes).await.map_err(failed)?,
                 ClientAuthStep::Wait => {}
                 ClientAuthStep::Done => break,

@@ -99,7 +99,7 @@ fn every_command(primary: &MariaDb, relay: &RelayProc) -> Result<()> {
             continue;
         }
         for body in [&b""[..], b"\x01\x00\x00\x00"] {
-            let found = here.first_answer(&[&[command], body].concat());
+            let found = here.first_packet(&[&[command], body].concat());
             if let Err(error) = &found {
                 ensure!(code_of(error).is_some(), "command {command:#04x} {body:?} got no answer: {error:#}");
             }
@@ -115,7 +115,7 @@ fn every_command(primary: &MariaDb, relay: &RelayProc) -> Result<()> {
         [&[0x1e][..], &[0; 2], &77_u32.to_le_bytes(), &[0; 4], &4_u64.to_le_bytes(), &8_u32.to_le_bytes(), &[0; 8]]
             .concat();
     let refused =
-        |session: &mut Sql| session.first_answer(&dump_gtid).err().and_then(|error| error.downcast::<SqlError>().ok());
+        |session: &mut Sql| session.first_packet(&dump_gtid).err().and_then(|error| error.downcast::<SqlError>().ok());
     ensure!(refused(&mut primary.session_as("repl", REPL_PASSWORD)?).is_some(), "the primary streams MySQL's GTIDs");
     let error = refused(&mut relay.session()?).context("the relay streams MySQL's GTIDs")?;
     ensure!(error.code == 1236 && error.message.contains("MASTER_USE_GTID"), "{error}");

@@ -93,7 +93,7 @@ fn second_replica_with_the_same_server_id_ends_the_first_ones_stream() {
         let relay = bed.relay("relay").upstream(&primary).start()?;
         primary.sql("CREATE TABLE test.t (id INT PRIMARY KEY)")?;
         relay.wait_head(&primary)?;
-        let mut ends = Vec::new();
+        let (mut ends, mut alive) = (Vec::new(), Vec::new());
         for connect in
             [&|| primary.session_as("repl", REPL_PASSWORD), &|| relay.session()] as [&dyn Fn() -> Result<Sql>; 2]
         {
@@ -107,6 +107,7 @@ fn second_replica_with_the_same_server_id_ends_the_first_ones_stream() {
             // The newer one lives.
             primary.sql("CREATE TABLE IF NOT EXISTS test.u (id INT PRIMARY KEY)")?;
             new.next_event()?.map_err(|end| anyhow::anyhow!("the newer stream ended with {end:?}"))?;
+            alive.push(new);
         }
         let kind = |error: &SqlError| (error.code, error.message.split(';').next().map(str::to_owned));
         ensure!(kind(&ends[0]) == kind(&ends[1]) && ends[1].code == 4052, "{ends:?}");
