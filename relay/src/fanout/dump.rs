@@ -101,6 +101,8 @@ struct Flow {
     last_sent: Instant,
     /// Events that the metrics know of.
     counted: u64,
+    /// Up to here the client has had everything when it was last looked at how fast it got it.
+    delivered: LogPos,
 }
 
 impl Dump<'_> {
@@ -160,6 +162,7 @@ impl Dump<'_> {
             pieces: Pieces::new(READ_BYTES),
             last_sent: Instant::now(),
             counted: 0,
+            delivered: pos,
         };
         // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
         // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
@@ -338,8 +341,10 @@ impl Dump<'_> {
         self.metrics.fanout_sent_bytes.inc_by(flow.out.len() as u64);
         self.metrics.fanout_sent_events.inc_by(flow.emitter.events() - flow.counted);
         flow.counted = flow.emitter.events();
-        if let Some(head) = self.log.head() {
-            if head.pos == pos && head.arrived != Micros::default() {
+        // Heartbeats and the events before the first one deliver nothing.
+        if let Some(head) = self.log.head().filter(|head| head.pos == pos && pos > flow.delivered) {
+            flow.delivered = pos;
+            if head.arrived != Micros::default() {
                 let micros = Micros::now().0.saturating_sub(head.arrived.0).max(0);
                 self.metrics.fanout_delivery_duration.observe(micros as f64 / 1e6);
             }

@@ -31,6 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Port {
     address: std::net::SocketAddr,
     registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
     served: JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -56,10 +57,11 @@ async fn port() -> (Port, Appender) {
         upstream_user: "repl".into(),
     };
     let (_, upstream) = tokio::sync::watch::channel(UpstreamStatus::default());
-    let shared = fanout::Shared::new(options, Arc::clone(&log), Arc::clone(&registry), Metrics::new(), upstream);
+    let metrics = Metrics::new();
+    let shared = fanout::Shared::new(options, Arc::clone(&log), Arc::clone(&registry), Arc::clone(&metrics), upstream);
     let cancel = CancellationToken::new();
     let served = tokio::spawn(fanout::serve(listener, shared, cancel.clone()));
-    (Port { address, registry, cancel, served, _dir: dir, log }, appender)
+    (Port { address, registry, metrics, cancel, served, _dir: dir, log }, appender)
 }
 
 impl Port {
@@ -262,4 +264,27 @@ async fn a_client_that_asks_and_never_reads_keeps_nobody_from_stopping() {
     timeout(Duration::from_secs(8), port.served).await.expect("the port stops").unwrap();
     assert!(port.registry.list().is_empty() && port.log.head().is_some());
     drop(stream);
+}
+
+#[tokio::test]
+async fn only_transactions_count_as_delivered_and_not_the_heartbeats_behind_them() {
+    let (port, mut appender) = port().await;
+    let file = Primary::new(ChecksumAlg::Crc32, &[]).transaction("0-1-1", 10).transaction("0-1-2", 10).take(1);
+    let first = file.transactions[0].ends;
+    appender.open_file(spec(1)).await.unwrap();
+    appender.append(file.batch(4, first)).await.unwrap();
+    appender.settle().await.unwrap();
+    let mut client = port.replica("0-1-1").await;
+    client.ok("SET @master_heartbeat_period= 20000000").await;
+    client.dump("", 4, 2).await;
+    let delivered = || port.metrics.fanout_delivery_duration.get_sample_count();
+    let mut until = async |kind: EventKind| while client.next().await.event().kind != kind {};
+    until(EventKind::HEARTBEAT).await;
+    assert_eq!(delivered(), 0);
+    appender.append(file.batch(first, file.len())).await.unwrap();
+    appender.settle().await.unwrap();
+    until(EventKind::XID).await;
+    until(EventKind::HEARTBEAT).await;
+    until(EventKind::HEARTBEAT).await;
+    assert_eq!(delivered(), 1);
 }
