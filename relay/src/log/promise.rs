@@ -91,7 +91,9 @@ impl PromiseFile {
                 detail: "neither copy can be read, so it is not known what this relay has promised; move the data directory away and let the relay fetch anew".into(),
             });
         };
-        // What was read may be only in the page cache; from here on it is acted upon.
+        // What was read may be only in the page cache, and clean there after a failed sync: written again, the sync covers it. From here on it
+        // is acted upon.
+        file.write_all_at(&encode(serial, current), slot * SLOT).map_err(wrap("write the promise"))?;
         file.sync_data().map_err(wrap("sync the promise"))?;
         Ok(Self { file, serial, slot, current })
     }

@@ -50,11 +50,13 @@ fn transactions_and_bytes_are_those_of_the_primarys_binlog() {
             primary.sql(step)?;
             relay.wait_head(&primary)?;
             let (transactions, bytes) = behind(&primary, &place)?;
-            let told = told_until(&relay, "replica", &format!("{transactions} transactions"), |told| {
-                Ok(told.number("applied", "lag_transactions")? == transactions)
-            })
-            .with_context(|| step.clone())?;
-            ensure!(told.number("applied", "lag_bytes")? == bytes, "{bytes} bytes after {step}: {}", told.json);
+            // Read anew each time: behind a rotation the primary writes a checkpoint when it gets round to it.
+            let told =
+                told_until(&relay, "replica", &format!("{transactions} transactions, {bytes} bytes or more"), |told| {
+                    let told = (told.number("applied", "lag_transactions")?, told.number("applied", "lag_bytes")?);
+                    Ok(told == behind(&primary, &place)?)
+                })
+                .with_context(|| step.clone())?;
             ensure!(told.number("received", "lag_transactions")? == 0 || told.number("received", "lag_ms")? > 0);
         }
         told_until(&relay, "replica", "to have been sent all", |told| {
