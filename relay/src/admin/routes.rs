@@ -148,7 +148,7 @@ async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) ->
             Err(ApiError::new(StatusCode::CONFLICT, error.to_string(), hint).promised(promised))
         }
         Err(error @ (PromiseError::Storage(_) | PromiseError::Stopping)) => {
-            let hint = "nothing is acknowledged meanwhile; ask again, or ask another relay";
+            let hint = "no promise was given: the relay may acknowledge on; ask again, or revoke it on the primary";
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), hint))
         }
     }

@@ -61,7 +61,7 @@ pub enum PromiseError {
         /// What was promised.
         promised: Grant,
     },
-    /// It could not be made durable; nothing is acknowledged until it is known again what was promised.
+    /// It could not be made durable, so it was not given: the relay goes on under the grant that it has.
     #[error("the promise could not be made durable: {0}")]
     Storage(#[from] StorageFailure),
     /// The relay is stopping.
