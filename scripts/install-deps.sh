@@ -27,6 +27,15 @@ need "mariadb" "mariadb-client" has mariadb
 need "mariadb-binlog" "mariadb-client" has mariadb-binlog
 need "sysbench" "sysbench" has sysbench
 need "setpriv" "util-linux" has setpriv
+need "protoc" "protobuf-compiler" has protoc
+need "protobuf's own definitions" "libprotobuf-dev" test -e /usr/include/google/protobuf/empty.proto
+need "etcd" "etcd-server" has etcd
+need "etcdctl" "etcd-client" has etcdctl
+need "mariadb-backup" "mariadb-backup" has mariadb-backup
+need "ip" "iproute2" has ip
+need "nft" "nftables" has nft
+need "arping" "iputils-arping" has arping
+need "haproxy" "haproxy" has haproxy
 need "Python with venv" "python3-venv" python3 -c "import ensurepip, venv"
 
 if [ ${#missing[@]} -gt 0 ]; then

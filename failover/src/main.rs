@@ -1,0 +1,3 @@
+//! Process shell.
+
+fn main() {}
