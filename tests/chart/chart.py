@@ -1,6 +1,7 @@
 """The chart under test: loads, renders and takes apart. Knows Helm's library and Kubernetes' shapes, and no property that a test asserts."""
 
 import copy
+import json
 from functools import cache
 from pathlib import Path
 
@@ -40,21 +41,21 @@ def render_texts(values, name=RELEASE, namespace=NAMESPACE, **how):
         return chart.render(values, name=name, namespace=namespace, **how)
 
 
-def render(values, **how):
-    """Every rendered object."""
-    texts = render_texts(values, **how)
-    files = sorted(path for path in texts if not path.endswith("NOTES.txt"))
-    return [doc for path in files for doc in yaml.safe_load_all(texts[path]) if doc]
-
-
 @cache
-def _rendered(name):
-    return render(example(name))
+def _render(values, how):
+    texts = render_texts(json.loads(values), **dict(how))
+    files = sorted(path for path in texts if not path.endswith("NOTES.txt"))
+    return [doc for path in files for doc in yaml.load_all(texts[path], getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if doc]
+
+
+def render(values, **how):
+    """Every rendered object; a copy, so that tests can't disturb each other."""
+    return copy.deepcopy(_render(json.dumps(values, sort_keys=True), tuple(sorted(how.items()))))
 
 
 def rendered(name):
-    """The objects of an example; a copy, so that tests can't disturb each other."""
-    return copy.deepcopy(_rendered(name))
+    """The objects of an example."""
+    return render(example(name))
 
 
 def of_kind(objects, *kinds):
