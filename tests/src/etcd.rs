@@ -254,6 +254,11 @@ impl Etcd {
         self.members.iter().try_for_each(Member::wait_ready)
     }
 
+    /// The hosts of its members.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.members.iter().filter_map(|member| member.0.host.as_ref())
+    }
+
     /// Where clients reach the members.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(Member::endpoint).collect()

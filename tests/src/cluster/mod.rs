@@ -8,12 +8,14 @@ mod ctl;
 mod daemon;
 mod node;
 mod plan;
+mod rounds;
 mod toml;
 mod writers;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -22,9 +24,10 @@ pub use self::ctl::Ended;
 pub use self::daemon::Daemon;
 pub use self::node::Node;
 pub use self::plan::{CLUSTER, ClusterPlan, RELAY_PORT, REPLICATION_USER, TOKEN};
+pub use self::rounds::{Fault, Round, Stalls};
 pub use self::writers::{Commit, Ledger, Target, Writers, turns};
 use crate::dir::Bed;
-use crate::etcd::{Entry, Etcd};
+use crate::etcd::{Change, Entry, Etcd};
 use crate::netns::{Host, Net};
 use crate::sql::{Address, Sql};
 use crate::template::APP_PASSWORD;
@@ -97,6 +100,16 @@ impl Cluster {
     /// The address that clients use.
     pub fn vip(&self) -> Ipv4Addr {
         self.0.vip
+    }
+
+    /// The hosts of everything but the clients: of servers, relays and controllers, with etcd's.
+    pub fn hosts(&self) -> Vec<&Host> {
+        let daemons = self.controllers().iter().chain(self.relays()).map(Daemon::host);
+        let mut hosts: Vec<&Host> = daemons.chain(self.nodes().iter().map(Node::host)).collect();
+        hosts.extend(self.etcd().hosts());
+        hosts.sort_by_key(|host| host.ip());
+        hosts.dedup_by_key(|host| host.ip());
+        hosts
     }
 
     /// The test bed that it lives in.
@@ -185,15 +198,34 @@ impl Cluster {
         wait_until("a controller to refuse", || Ok(self.view()?["refusing"].clone()), |refusing| !refusing.is_null())
     }
 
-    /// Waits until the controllers tell of a problem with that code; gives it.
-    pub fn wait_problem(&self, code: &str) -> Result<Value> {
+    /// Waits until the controllers tell of a problem with one of these codes; gives it.
+    pub fn wait_problem_of(&self, codes: &[&str]) -> Result<Value> {
         let problem = || {
             let view = self.view()?;
-            let found =
-                view["problems"].as_array().into_iter().flatten().find(|problem| problem["code"] == code).cloned();
+            let known = |problem: &&Value| problem["code"].as_str().is_some_and(|code| codes.contains(&code));
+            let found = view["problems"].as_array().into_iter().flatten().find(known).cloned();
             found.with_context(|| format!("problems: {}", view["problems"]))
         };
-        wait_until(&format!("the problem {code}"), problem, |_| true)
+        wait_until(&format!("a problem of {codes:?}"), problem, |_| true)
+    }
+
+    /// Every change of the state from now on.
+    pub fn watch_state(&self) -> Result<Receiver<Change>> {
+        self.etcd().watch(&self.key("state"))
+    }
+
+    /// Waits until a watch of the state sees that phase, in an epoch above `epoch`; gives the state.
+    pub fn wait_phase(&self, changes: &Receiver<Change>, phase: &str, epoch: u64) -> Result<Value> {
+        let end = Instant::now() + SETTLED;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let change =
+                changes.recv_timeout(left).with_context(|| format!("phase {phase} never came; {}", self.told()))?;
+            let state = change.entry.map(|entry| entry.value).unwrap_or_default();
+            if state["phase"] == phase && state["epoch"].as_u64().is_some_and(|now| now > epoch) {
+                return Ok(state);
+            }
+        }
     }
 
     /// A session as `app` through the virtual IP, from the client's host.

@@ -46,6 +46,7 @@ pub struct ClusterPlan {
     relays: u32,
     controllers: u32,
     etcd: u32,
+    etcd_apart: bool,
     relay_beside: Option<u32>,
     agents: Vec<Change>,
     controller: Vec<Change>,
@@ -63,6 +64,7 @@ impl ClusterPlan {
             relays: 1,
             controllers: 1,
             etcd: 1,
+            etcd_apart: false,
             relay_beside: None,
             agents: Vec::new(),
             controller: Vec::new(),
@@ -95,6 +97,12 @@ impl ClusterPlan {
     /// Members of etcd: 1 by default; they stand on the controllers' hosts, and on hosts of their own where these do not suffice.
     pub fn etcd(mut self, members: u32) -> Self {
         self.etcd = members;
+        self
+    }
+
+    /// etcd stands on hosts of its own.
+    pub fn etcd_apart(mut self) -> Self {
+        self.etcd_apart = true;
         self
     }
 
@@ -169,8 +177,9 @@ impl ClusterPlan {
         if let Some(number) = self.relay_beside {
             relay_hosts.push(node_hosts.get(number as usize - 1).context("no such database server")?.clone());
         }
-        let further = hosts("etcd", self.etcd.saturating_sub(self.controllers))?;
-        let etcd_hosts: Vec<&Host> = controller_hosts.iter().chain(&further).take(self.etcd as usize).collect();
+        let beside = if self.etcd_apart { &[] } else { controller_hosts.as_slice() };
+        let further = hosts("etcd", self.etcd.saturating_sub(beside.len() as u32))?;
+        let etcd_hosts: Vec<&Host> = beside.iter().chain(&further).take(self.etcd as usize).collect();
         let secrets = Secrets::write(&self.bed)?;
         let builder = self.bed.etcd().on(&etcd_hosts);
         let etcd = builder.prepare()?;
