@@ -58,11 +58,8 @@ fn replica_with_a_broken_applier_is_not_chosen_and_the_reason_is_told() {
         let ledger = Ledger::default();
         let (primary, broken) = (cluster.primary()?.clone(), cluster.node("db-2")?.clone());
         primary.sql("CREATE TABLE test.once (a INT PRIMARY KEY)")?;
-        wait_until(
-            "the table on db-2",
-            || broken.gtid(),
-            |gtid| Ok::<_, ()>(gtid.clone()) == primary.gtid().map_err(drop),
-        )?;
+        let goal = primary.gtid()?;
+        wait_until("the table on db-2", || broken.gtid(), |gtid| *gtid == goal)?;
         broken.sql("SET sql_log_bin=0; INSERT INTO test.once VALUES (1)")?;
         primary.sql("INSERT INTO test.once VALUES (1)")?;
         cluster.wait_problem_of(&["replica_applier_broken"])?;
