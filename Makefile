@@ -14,16 +14,17 @@ TAG     ?= latest
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: deps ## A primary, relays, replicas and load, told step by step in two minutes; KEEP=1 leaves it running until Ctrl-C
-	$(CARGO) build --locked -p baton-relay -p baton-testbed --bins
+demo: deps ## A cluster loses its primary under load, told step by step in two minutes; KEEP=1 leaves it running until Ctrl-C
+	$(CARGO) build --locked -p baton-relay -p baton-failover -p baton-testbed --bins
 	KEEP=$(KEEP) $(CARGO) run --locked --quiet -p baton-testbed --bin demo
 
 test: deps ## Formatting, lints, unit tests, end-to-end tests against real servers; KEEP=1 keeps their directories
 	@KEEP=$(KEEP) CARGO="$(CARGO)" scripts/test.sh
 
-soak: deps ## Random faults under load: MINUTES=10 SEED=<number of an earlier run>
-	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins
-	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+soak: deps ## Random faults under load, for the relay and for whole clusters: MINUTES=10 (each) SEED=<number of an earlier run>
+	$(CARGO) build --locked --release -p baton-relay -p baton-failover -p baton-testbed --bins
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what failover --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what relay --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## Measure the relay against the primary, an intermediate replica and sendfile; QUICK=1 for a first look
 	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins

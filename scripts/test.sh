@@ -20,12 +20,18 @@ step() {
         return 1
     fi
 }
-tests() { "$cargo" test --locked --workspace --no-fail-fast 2>&1 | tee "$log"; }
+# Hosts are network namespaces, which need root: an ordinary user is root of a user namespace while the tests run. `ip netns` keeps its names below /run.
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    # shellcheck disable=SC2016
+    as_root=(unshare --user --map-root-user --mount -- sh -c 'mount -t tmpfs tmpfs /run && exec "$@"' sh)
+fi
+tests() { "${as_root[@]}" "$cargo" test --locked --workspace --no-fail-fast 2>&1 | tee "$log"; }
 
 step format "$cargo" fmt --all --check
 step lints "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 step chart scripts/chart-tests.sh
-step build "$cargo" build --locked -p baton-relay --bins && step tests tests
+step build "$cargo" build --locked -p baton-relay -p baton-failover --bins && step tests tests
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"

@@ -1,42 +1,35 @@
-//! The demo: a primary, two relays in a row, four replicas and load, told step by step. Ends with what was checked, or stays up with `KEEP=1`.
+//! The demo: a whole cluster on hosts of its own, told step by step. Load through the virtual IP, lag, a switchover, a killed primary, a host that is cut
+//! off, the old primaries' return, and the count of lost commits. Ends with what was checked, or stays up with `KEEP=1`.
 
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use baton_testbed::compare::{self, binlog_text};
-use baton_testbed::{
-    Bed, MariaDb, RelayProc, Source, Story, Sysbench, Workload, cmp_files, procs, template, wait_caught_up,
-};
+use baton_testbed::cluster::{Cluster, Fault, Ledger, Node, Writers};
+use baton_testbed::compare::binlog_text;
+use baton_testbed::netns::as_root_of_namespaces;
+use baton_testbed::{Bed, Story, procs, template, wait_until};
 use clap::Parser;
 use serde_json::Value;
 
-/// Shows the relay at work with real MariaDB servers on this machine.
+/// Shows Baton keep a MariaDB primary replaceable, with real servers on this machine.
 #[derive(Parser)]
 struct Args {
-    /// Seconds of load.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(4..=3600))]
+    /// Seconds of load before the first change.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(4..=3600))]
     seconds: u64,
-    /// Transactions a second.
-    #[arg(long, default_value_t = 300)]
-    rate: u32,
+    /// Clients that write through the virtual IP.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    writers: u32,
 }
-
-/// Everything that runs.
-struct Cast {
-    primary: MariaDb,
-    relays: [RelayProc; 2],
-    /// Each with the relay that it is attached to (index).
-    replicas: Vec<(MariaDb, usize, &'static str)>,
-}
-
-/// The column of each downstream in the lag table: transactions, milliseconds, bottleneck.
-const COLUMN: usize = 23;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let keep = std::env::var_os("KEEP").is_some_and(|value| value == "1");
+    if let Err(error) = as_root_of_namespaces() {
+        eprintln!("demo: {error:#}");
+        return ExitCode::FAILURE;
+    }
     let bed = match Bed::new("demo") {
         Ok(bed) => bed,
         Err(error) => {
@@ -45,6 +38,7 @@ fn main() -> ExitCode {
         }
     };
     bed.keep(false);
+    let keep = std::env::var_os("KEEP").is_some_and(|value| value == "1");
     match play(&bed, &args, keep) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,23 +50,38 @@ fn main() -> ExitCode {
 }
 
 fn play(bed: &Bed, args: &Args, keep: bool) -> Result<()> {
-    let mut story = Story::begin("Baton: one primary, two relays, four replicas");
-    let cast = assemble(bed, &mut story)?;
-    let report = run_load(&mut story, &cast, args)?;
-    verify(bed, &mut story, &cast)?;
+    let mut story = Story::begin("Baton: three database servers, two relays, three controllers, one address");
+    let cluster = assemble(bed, &mut story)?;
+    let ledger = Ledger::default();
+    let clients = cluster.writers(&ledger, args.writers, Duration::from_millis(5))?;
+    clients.wait_more(1)?;
+    lag(&mut story, &cluster, &ledger, args)?;
+
+    let mut changes = Vec::new();
+    let planned = change(
+        &mut story,
+        &cluster,
+        &ledger,
+        &clients,
+        Fault::Switchover,
+        "Change the primary on purpose: batonctl switchover",
+    )?;
+    changes.push(("switchover", planned));
+    let title = "Kill the primary's server under load (SIGKILL)";
+    changes.push(("killed primary", change(&mut story, &cluster, &ledger, &clients, Fault::Killed, title)?));
+    let title = "Cut the primary's host off from everybody";
+    changes.push(("host cut off", change(&mut story, &cluster, &ledger, &clients, Fault::CutOff, title)?));
+    clients.stop()?;
+    verify(bed, &mut story, &cluster, &ledger)?;
 
     story.step("Summary");
-    story.say(format!(
-        "{} transactions at {:.0}/s, 95% within {:.1} ms, {} deadlocks retried",
-        report.transactions, report.per_second, report.p95_ms, report.errors
-    ));
-    for relay in &cast.relays {
-        let (memory, cpu) = (relay.rss_kb()? as f64 / 1024.0, relay.cpu_time()?.as_secs_f64());
-        story.say(format!("{}: {memory:.0} MiB of memory, {cpu:.1} s of processor time", relay.name()));
+    for (what, stall) in changes {
+        story.say(format!("{what:<16} writes stood still for {} ms", stall.as_millis()));
     }
+    story.say(format!("{:<16} {} of {} commits that a client was told of", "lost", 0, ledger.len()));
     story.good(format!("everything that was checked holds, after {:.0} s", story.seconds()));
     if keep {
-        look_around(bed, &mut story, &cast);
+        look_around(&cluster, &mut story)?;
         loop {
             thread::park(); // SIGINT and SIGTERM stop everything that was started, and end the program.
         }
@@ -80,67 +89,43 @@ fn play(bed: &Bed, args: &Args, keep: bool) -> Result<()> {
     Ok(())
 }
 
-fn assemble(bed: &Bed, story: &mut Story) -> Result<Cast> {
-    story.step("Start a MariaDB primary");
-    let primary = bed.mariadb("primary").server_id(1).durable(true).option("--max-binlog-size=4M").start()?;
-    story.good(format!("{} on port {}", template::server_version()?, primary.port()));
-
-    story.step("Fill it with tables by sysbench");
-    Sysbench::new(&primary).prepare()?;
-    story.good("4 tables of 1000 rows");
-
-    story.step("Start a relay that follows the primary");
-    let first = bed.relay("relay-1").cluster("demo").server_id(9001).upstream(&primary).start()?;
-    first.wait_head(&primary)?;
-    story.good(format!(
-        "relay-1 on port {}, HTTP on {}; its log has reached {}",
-        first.port(),
-        first.http_port(),
-        first.head_gtid()?
-    ));
-
-    story.step("Start a second relay behind the first");
-    let second = bed.relay("relay-2").cluster("demo").server_id(9002).behind(&first).start()?;
-    second.wait_head(&primary)?;
-    story.good(format!("relay-2 on port {}, HTTP on {}", second.port(), second.http_port()));
-
-    story.step("Attach ordinary replicas, with nothing but CHANGE MASTER TO");
-    let mut replicas = Vec::new();
-    let log = primary.binlogs()?.into_iter().next().context("the primary has no binlog")?;
-    let file_pos = Source::file_pos(first.port(), &log, 4);
-    let kinds = [
-        ("replica-1", 1, Source::gtid(first.port()), 0, "GTID"),
-        ("replica-2", 4, Source::gtid(first.port()), 0, "GTID, 4 parallel appliers"),
-        ("replica-3", 1, file_pos, 0, "file and position"),
-        ("replica-4", 1, Source::gtid(second.port()), 1, "GTID, attached to relay-2"),
-    ];
-    for (id, (name, appliers, source, relay, kind)) in (2..).zip(kinds) {
-        let builder = bed.mariadb(name).server_id(id).option(&format!("--report-host={name}"));
-        let replica = builder.parallel_appliers(if appliers > 1 { appliers } else { 0 }).start()?;
-        replica.replicate_from(&source)?;
-        wait_caught_up(&primary, &replica)?;
-        story.good(format!("{name} on port {}: {kind}; caught up", replica.port()));
-        replicas.push((replica, relay, kind));
+fn assemble(bed: &Bed, story: &mut Story) -> Result<Cluster> {
+    story.step("Start a cluster, each part on a host (a network namespace) of its own");
+    let cluster = bed.cluster().nodes(3).relays(2).three_controllers().start()?;
+    let host = |name: &str, at: String, what: &str| format!("{name:<13} {at:<18} {what}");
+    for node in cluster.nodes() {
+        let what = format!("MariaDB {}, and its agent", template::server_version()?);
+        story.say(host(node.name(), node.host().ip().to_string(), &what));
     }
-    Ok(Cast { primary, relays: [first, second], replicas })
+    for relay in cluster.relays() {
+        let what = "relay: makes the primary's binlog durable, acknowledges commits, feeds replicas";
+        story.say(host(relay.name(), relay.host().ip().to_string(), what));
+    }
+    for controller in cluster.controllers() {
+        story.say(host(controller.name(), controller.host().ip().to_string(), "controller, and a member of etcd"));
+    }
+    story.say(host(
+        "clients",
+        cluster.client().ip().to_string(),
+        &format!("write to {}, the virtual IP", cluster.vip()),
+    ));
+    let primary = cluster.primary()?;
+    story.good(format!("batonctl bootstrap --primary {0}: {0} serves, and holds {1}", primary.name(), cluster.vip()));
+    Ok(cluster)
 }
 
-fn run_load(story: &mut Story, cast: &Cast, args: &Args) -> Result<baton_testbed::Report> {
-    story.step(&format!("{} s of writes; the lag as the relays tell it (GET /v1/lag)", args.seconds));
-    let (pause, resume) = (args.seconds / 4, args.seconds / 2);
-    story.say(format!("replica-2's applier is stopped from second {pause} to second {resume}\n"));
-    let mut head = format!("{:>4} {:>6}  {:<13}", "s", "trx/s", "relay-1's head");
-    let mut units = " ".repeat(head.len());
-    for name in ["replica-1", "replica-2", "replica-3", "relay-2 (sent)", "replica-4"] {
-        head += &format!(" | {name:<COLUMN$}");
-        units += &format!(" | {:>5} {:>9} {:<7}", "trx", "lag", "held by");
-    }
-    story.say(story.bold(&head));
-    story.say(story.bold(&units));
-    let load =
-        Sysbench::new(&cast.primary).rate(args.rate).start(Workload::WriteOnly, Duration::from_secs(args.seconds))?;
+/// Load, and the lag of the replicas as the relays tell it; one applier is stopped for a while.
+fn lag(story: &mut Story, cluster: &Cluster, ledger: &Ledger, args: &Args) -> Result<()> {
+    story.step(&format!(
+        "{} clients write through the virtual IP; lag as the relays tell it (GET /v1/lag)",
+        args.writers
+    ));
+    let slow = cluster.node("db-3")?;
+    let (pause, resume) = (args.seconds / 4, args.seconds * 5 / 8);
+    story.say(format!("{}'s applier is stopped from second {pause} to second {resume}", slow.name()));
+    story.say(story.bold(&format!("{:>3} {:>10}  {:<24} {:<24}", "s", "commits/s", "db-2", "db-3")));
     let began = Instant::now();
-    let (slow, _, _) = cast.replicas.get(1).context("no second replica")?;
+    let mut before = ledger.len();
     for second in 1..=args.seconds {
         thread::sleep((began + Duration::from_secs(second)).saturating_duration_since(Instant::now()));
         if second == pause {
@@ -148,119 +133,151 @@ fn run_load(story: &mut Story, cast: &Cast, args: &Args) -> Result<baton_testbed
         } else if second == resume {
             slow.sql("START SLAVE SQL_THREAD")?;
         }
-        let tps = load.transactions_per_second().unwrap_or(0.0);
-        story.say(lag_line(story, cast, second, tps)?);
-        if !load.is_running() {
-            break;
+        let now = ledger.len();
+        let cells = ["db-2", "db-3"].map(|name| cluster.node(name).map(|node| lag_of(cluster, node)));
+        let [second_node, third] = cells;
+        let (cell_2, cell_3) = (second_node?, third?);
+        let third = if cell_3.1 { story.warn(&cell_3.0) } else { cell_3.0 };
+        story.say(format!("{second:>3} {:>10}  {:<24} {third}", now - before, cell_2.0));
+        before = now;
+    }
+    Ok(())
+}
+
+/// A replica's applied lag in few words, and whether it lags: `12 commits, 37 ms: apply`.
+fn lag_of(cluster: &Cluster, node: &Node) -> (String, bool) {
+    for relay in cluster.relays() {
+        let lag = relay.json("/v1/lag").unwrap_or_default();
+        let listed = lag["replicas"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let found = listed.rev().find(|r| r["server_id"] == node.server_id() && r["state"] != "gone").cloned();
+        let Some(replica) = found else { continue };
+        let applied = &replica["applied"];
+        if let (Some(count), Some(ms)) = (applied["lag_transactions"].as_u64(), applied["lag_ms"].as_u64()) {
+            let by = replica["bottleneck"].as_str().map_or(String::new(), |by| format!(": {by}"));
+            return (format!("{count} commits, {ms} ms{by}"), count > 0);
         }
     }
-    let report = load.wait()?;
-    story.good(format!("{} transactions committed on the primary", report.transactions));
-    Ok(report)
+    ("not listed".to_owned(), true)
 }
 
-fn lag_line(story: &Story, cast: &Cast, second: u64, tps: f64) -> Result<String> {
-    let [first, second_relay] = [cast.relays[0].lag()?, cast.relays[1].lag()?];
-    let mut line = format!("{second:>4} {tps:>6.0}  {:<14}", first["head"]["gtid"].as_str().unwrap_or("-"));
-    let columns = [
-        (&first, 2, "applied"),
-        (&first, 3, "applied"),
-        (&first, 4, "applied"),
-        (&first, 9002, "received"),
-        (&second_relay, 5, "applied"),
-    ];
-    for (lag, server_id, what) in columns {
-        let (cell, lags) = cell(lag, server_id, what);
-        line += &format!(" | {}", if lags { story.warn(&cell) } else { cell });
+/// One change of primary under load; gives how long writes stood still.
+fn change(
+    story: &mut Story,
+    cluster: &Cluster,
+    ledger: &Ledger,
+    clients: &Writers,
+    fault: Fault,
+    title: &str,
+) -> Result<Duration> {
+    story.step(title);
+    let old = cluster.wait_settled()?.clone();
+    let epoch = cluster.epoch()?;
+    story.say(format!("{} serves in epoch {epoch}", old.name()));
+    let began = Instant::now();
+    fault.inject(cluster, &old)?;
+    clients.wait_elsewhere(&old)?;
+    let new = cluster.wait_primary_other_than(&old)?;
+    clients.wait_more(50)?;
+    let stall = ledger.stall(began);
+    story.good(format!(
+        "{} serves in epoch {}; writes stood still for {}",
+        new.name(),
+        cluster.epoch()?,
+        story.bold(&format!("{} ms", stall.as_millis()))
+    ));
+    stages(story, cluster)?;
+    if fault == Fault::CutOff {
+        let gone = || old.holds(cluster.vip());
+        wait_until("the address to leave the old host", gone, |holds| !holds)?;
+        story.good(format!("nobody reaches {}: it gave its address up, and stopped its server, by itself", old.name()));
     }
-    Ok(line.trim_end().to_owned())
-}
-
-/// One replica's lag in few words, as wide as its column, and whether it lags: `   12     37 ms apply`.
-fn cell(lag: &Value, server_id: u64, what: &str) -> (String, bool) {
-    let listed = lag["replicas"].as_array().into_iter().flatten();
-    let replica = listed.into_iter().find(|replica| replica["server_id"] == server_id).unwrap_or(&Value::Null);
-    let figures = &replica[what];
-    let (Some(transactions), Some(millis)) = (figures["lag_transactions"].as_u64(), figures["lag_ms"].as_u64()) else {
-        let why = replica["error"].as_str().or(replica["state"].as_str()).unwrap_or("not listed");
-        return (format!("{:<COLUMN$}", why.chars().take(COLUMN).collect::<String>()), true);
-    };
-    let bottleneck = replica["bottleneck"].as_str().unwrap_or("-");
-    (format!("{transactions:>5} {millis:>6} ms {bottleneck:<7}"), transactions > 0)
-}
-
-fn verify(bed: &Bed, story: &mut Story, cast: &Cast) -> Result<()> {
-    story.step("Everybody catches up");
-    for relay in &cast.relays {
-        story.check(&format!("{} has all", relay.name()), || relay.wait_head(&cast.primary))?;
-    }
-    for (replica, _, _) in &cast.replicas {
-        story.check(&format!("{} has applied all", replica.name()), || wait_caught_up(&cast.primary, replica))?;
-    }
-
-    story.step("The data is the same everywhere (CHECKSUM TABLE)");
-    for (replica, _, kind) in &cast.replicas {
-        story.check(&format!("{} ({kind}) = primary", replica.name()), || {
-            let tables = compare::compare_tables(&cast.primary, replica, &["sbtest"])?;
-            ensure!(tables > 0, "there are no tables to compare");
-            Ok(())
-        })?;
-    }
-
-    story.step("The relays' log files are the primary's, byte for byte (cmp)");
-    cast.primary.sql("FLUSH BINARY LOGS")?;
-    let mut files = cast.primary.binlogs()?;
-    let open = files.pop();
-    for relay in &cast.relays {
-        relay.wait_head(&cast.primary)?;
-        let mut bytes = 0;
-        story.check(&format!("{}: {} closed files", relay.name(), files.len()), || {
-            for file in &files {
-                let original = cast.primary.binlog_path(file);
-                bytes += std::fs::metadata(&original)?.len();
-                baton_testbed::wait_for(&format!("{} to close {file}", relay.name()), baton_testbed::DEADLINE, || {
-                    Ok(relay.log_path(file).is_ok_and(|copy| cmp_files(&original, &copy).is_ok()).then_some(()))
-                })
-                .or_else(|_| cmp_files(&original, &relay.log_path(file)?))?;
-            }
-            Ok(())
-        })?;
-        story.say(format!(
-            "   {:.1} MiB, then {} still open",
-            bytes as f64 / f64::from(1 << 20),
-            open.as_deref().unwrap_or("none")
-        ));
-    }
-    story.check("mariadb-binlog reads every file of relay-1 and verifies its checksums", || {
-        let text = binlog_text(&bed.path("mariadb-binlog"), &cast.relays[0].log_files()?, &[])?;
-        ensure!(text.contains("COMMIT"), "mariadb-binlog printed no transaction");
+    fault.end(&old)?;
+    story.check(&format!("{} is back, as a replica", old.name()), || {
+        cluster.wait_settled()?;
+        ensure!(old.read_only()? && old.replicates()?, "{:?}", old.slave_status()?);
         Ok(())
-    })
+    })?;
+    Ok(stall)
 }
 
-fn look_around(bed: &Bed, story: &mut Story, cast: &Cast) {
-    story.step("It stays up: look around, end with Ctrl-C");
-    let client = |db: &MariaDb| format!("mariadb --no-defaults --user=root --socket={}", db.socket().display());
-    story.say(format!("{:<10} {}", "primary", client(&cast.primary)));
-    for (replica, _, kind) in &cast.replicas {
-        story.say(format!("{:<10} {}   # {kind}", replica.name(), client(replica)));
+/// What the history says of the last operation.
+fn stages(story: &Story, cluster: &Cluster) -> Result<()> {
+    let history =
+        wait_until("the history", || cluster.history(cluster.epoch()?), |history| history["outcome"] == "done")?;
+    if let Some(reason) = history["cause"]["reason"].as_str() {
+        story.say(format!("why: {reason} (says {})", history["cause"]["by"].as_str().unwrap_or("nobody")));
     }
-    for relay in &cast.relays {
-        let http = format!("http://127.0.0.1:{}", relay.http_port());
-        story.say(format!("{:<10} curl {http}/v1/lag   # also /v1/status, /v1/watch, /metrics", relay.name()));
+    let stages = history["stages"].as_array().into_iter().flatten();
+    let told: Vec<_> = stages
+        .filter_map(|stage| Some(format!("{} at {} ms", stage["name"].as_str()?, stage["at_ms"].as_u64()?)))
+        .collect();
+    story.say(format!("how: {}", told.join(", ")));
+    Ok(())
+}
+
+fn verify(bed: &Bed, story: &mut Story, cluster: &Cluster, ledger: &Ledger) -> Result<()> {
+    story.step("Nothing was lost, nothing stands twice, nobody wrote aside");
+    let primary = cluster.wait_settled()?.clone();
+    story.check(
+        &format!("each of {} commits that a client was told of is on {}, once", ledger.len(), primary.name()),
+        || ledger.check_against(&primary),
+    )?;
+    story.check("all servers hold the same (CHECKSUM TABLE)", || cluster.check(&[ledger]))?;
+    let state = cluster.state()?;
+    let acker = cluster.relay(state["grant_holder"].as_str().context("nobody holds the grant")?)?;
+    story.check(
+        &format!("mariadb-binlog replays {}'s log: one sequence, across all primaries, each commit once", acker.name()),
+        || {
+            let files = log_files(bed, acker.name())?;
+            let text = binlog_text(&bed.path("mariadb-binlog"), &files, &["--base64-output=DECODE-ROWS", "--verbose"])?;
+            let told = ledger.len();
+            let rows = text.matches("INSERT INTO `test`.`ledger`").count();
+            ensure!(rows >= told, "{rows} rows in the log, {told} commits told");
+            Ok(())
+        },
+    )
+}
+
+/// The log files of a relay, oldest first.
+fn log_files(bed: &Bed, relay: &str) -> Result<Vec<std::path::PathBuf>> {
+    let dir = bed.path(relay).join("data");
+    let entries = std::fs::read_dir(&dir).with_context(|| format!("no {}", dir.display()))?;
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let numbered = |path: &std::path::Path| {
+        path.extension()
+            .and_then(|ext| ext.to_str())
+            .is_some_and(|ext| ext.len() == 6 && ext.bytes().all(|b| b.is_ascii_digit()))
+    };
+    files.retain(|path| numbered(path));
+    files.sort();
+    Ok(files)
+}
+
+fn look_around(cluster: &Cluster, story: &mut Story) -> Result<()> {
+    story.step("It stays up: look around from another terminal, end with Ctrl-C");
+    let endpoints: Vec<_> = cluster.controllers().iter().map(|c| format!("http://{}", c.http())).collect();
+    let client = format!("nsenter --net={}", cluster.client().netns().display());
+    story.say(format!(
+        "{client} {} --endpoints {} --token-file {} status",
+        baton_testbed::binaries::binary("batonctl")?.display(),
+        endpoints.join(","),
+        cluster.token_file()
+    ));
+    story.say(format!("{client} mariadb --no-defaults -h {} -u app -p{}", cluster.vip(), template::APP_PASSWORD));
+    for node in cluster.nodes() {
         story.say(format!(
-            "{:<10} logs in {}, configuration {}",
-            "",
-            relay.log_file().display(),
-            relay.config_file().display()
+            "{:<13} mariadb --no-defaults --user=root --socket={}",
+            node.name(),
+            node.socket().display()
         ));
-        let shell =
-            format!("mariadb --no-defaults -h 127.0.0.1 -P {} -u repl -p{}", relay.port(), template::REPL_PASSWORD);
-        story.say(format!("{:<10} {shell} -e 'SHOW BINARY LOGS'", ""));
     }
-    let source = Source::gtid(cast.relays[0].port()).statement();
-    story.say(format!("another replica: {source}"));
-    story.say(format!("all files: {}", bed.root().display()));
-    story.say("waiting for Ctrl-C");
+    for part in cluster.relays().iter().chain(cluster.controllers()) {
+        let url = if part.name().starts_with("relay") { "/v1/lag" } else { "/v1/cluster" };
+        story.say(format!("{:<13} {client} curl http://{}{url}", part.name(), part.http()));
+    }
+    story.say(format!("logs and configuration: {}", cluster.bed().root().display()));
     procs::on_signal(|| println!("\nstopped, and cleaned up"));
+    let _view: Value = cluster.view()?;
+    story.say("waiting for Ctrl-C");
+    Ok(())
 }

@@ -173,7 +173,7 @@ impl Net {
     }
 }
 
-/// Where the program is not root: starts it anew as root of user, mount and network namespaces of its own, with nothing of the machine's to break, and
+/// Where the program is not root: starts it anew as root of a user and a mount namespace of its own, with nothing of the machine's to break, and
 /// ends as it ends. Returns at once where it is root.
 pub fn as_root_of_namespaces() -> Result<()> {
     if rustix::process::geteuid().is_root() {
@@ -187,7 +187,7 @@ pub fn as_root_of_namespaces() -> Result<()> {
     // `ip netns` keeps its names below /run, which belongs to the machine's root.
     let script = r#"mount -t tmpfs tmpfs /run && exec "$@""#;
     let mut command = Command::new(program("unshare")?);
-    command.args(["--user", "--map-root-user", "--net", "--mount", "--", "sh", "-c", script, "sh"]);
+    command.args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", script, "sh"]);
     let error = command.arg(exe).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
     Err(error).context("network namespaces need root, or unshare (util-linux) where user namespaces are allowed")
 }

@@ -1,6 +1,7 @@
 //! The soak test: random faults under load until the time is up, everything compared after each round. A seed repeats the order of faults.
 //! Exit code 1 at the first difference, lost commit or stop; the bed is kept.
 
+mod failover;
 mod faults;
 mod heavy;
 
@@ -26,12 +27,24 @@ struct Args {
     /// Seed of an earlier run; a new one otherwise.
     #[arg(long)]
     seed: Option<u64>,
+    /// What is tried: the relay alone, or whole clusters that lose their primary.
+    #[arg(long, value_enum, default_value = "relay")]
+    what: What,
+    /// At most this many rounds of each fault of a cluster.
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Whether the primary's commits wait for the relay's acknowledgement.
     #[arg(long, value_enum, default_value = "durable")]
     ack: Ack,
     /// A relay may not use more memory than this, in MiB.
     #[arg(long, default_value_t = 256)]
     memory: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    Relay,
+    Failover,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,7 +73,11 @@ fn main() -> ExitCode {
         }
     };
     let mut story = Story::begin(&format!("Soak: {} minutes, seed {seed}", args.minutes));
-    match run(&bed, &mut story, &args, seed) {
+    let done = match args.what {
+        What::Relay => run(&bed, &mut story, &args, seed),
+        What::Failover => failover::run(&bed, &mut story, args.minutes, seed, args.rounds),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             bed.report_failure();
