@@ -59,7 +59,13 @@ async fn watch(node: &str, at: &str, client: &Client, limit: Duration, board: &B
                 _ => AgentFacts::Silent,
             };
             if let ClientError::Status(refusal) = &error {
-                tracing::warn!(node, agent = at, error = refusal.error, hint = refusal.hint, "the agent refuses to be watched");
+                tracing::warn!(
+                    node,
+                    agent = at,
+                    error = refusal.error,
+                    hint = refusal.hint,
+                    "the agent refuses to be watched"
+                );
             }
             board.saw_agent(node, facts);
         } else {

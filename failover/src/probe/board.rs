@@ -153,7 +153,11 @@ impl Board {
             } else {
                 // Its last announcement is remembered: what is not said now is as it was.
                 let before = std::mem::replace(&mut seen.record, record.clone());
-                let or = |now: &mut String, then: String| if now.is_empty() { *now = then };
+                let or = |now: &mut String, then: String| {
+                    if now.is_empty() {
+                        *now = then
+                    }
+                };
                 or(&mut seen.record.http, before.http);
                 or(&mut seen.record.host, before.host);
                 or(&mut seen.record.site, before.site);
@@ -188,7 +192,11 @@ impl Board {
                 seen.record = record.clone();
             } else {
                 let before = std::mem::replace(&mut seen.record, record.clone());
-                let or = |now: &mut String, then: String| if now.is_empty() { *now = then };
+                let or = |now: &mut String, then: String| {
+                    if now.is_empty() {
+                        *now = then
+                    }
+                };
                 or(&mut seen.record.http, before.http);
                 or(&mut seen.record.replication, before.replication);
                 or(&mut seen.record.host, before.host);
@@ -200,9 +208,8 @@ impl Board {
             }
             (seen.configured, seen.announced, seen.left) = (*configured, *announced, now);
         }
-        let stays = |name: &str, there: bool, left: Instant| {
-            there || kept.contains(&name) || now.duration_since(left) < FORGET
-        };
+        let stays =
+            |name: &str, there: bool, left: Instant| there || kept.contains(&name) || now.duration_since(left) < FORGET;
         table.nodes.retain(|name, n| stays(name, n.configured || n.announced, n.left));
         table.relays.retain(|name, r| stays(name, r.configured || r.announced, r.left));
         let members = (

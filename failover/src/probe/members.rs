@@ -62,8 +62,7 @@ pub async fn watch(
             .flatten()
             .map(String::as_str)
             .collect();
-        let (nodes, relays) =
-            board.set_members(&nodes_of(&options, &snapshot), &relays_of(&options, &snapshot), &kept);
+        let (nodes, relays) = board.set_members(&nodes_of(&options, &snapshot), &relays_of(&options, &snapshot), &kept);
         let mut wanted = BTreeMap::new();
         for node in &nodes {
             let paths = node.mysql.join(",");
@@ -167,11 +166,8 @@ fn nodes_of(options: &Options, etcd: &Snapshot) -> Vec<(NodeRecord, bool, bool)>
     let primary = etcd.state.as_ref().and_then(|s| s.value.primary.as_deref().or(s.value.old_primary.as_deref()));
     if let Some(epoch) = etcd.epochs.values().rev().find(|e| Some(e.node.as_str()) == primary) {
         nodes.entry(epoch.node.clone()).or_insert_with(|| {
-            let record = NodeRecord {
-                mysql: epoch.mysql.clone(),
-                server_id: Some(epoch.server_id),
-                ..unannounced(&epoch.node)
-            };
+            let record =
+                NodeRecord { mysql: epoch.mysql.clone(), server_id: Some(epoch.server_id), ..unannounced(&epoch.node) };
             (record, false, false)
         });
     }

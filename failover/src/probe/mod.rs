@@ -12,5 +12,6 @@ mod members;
 mod relays;
 pub mod sql;
 
-pub use board::{Board, RelayView};
+pub use board::{Board, RelayView, ReplicaView};
+pub(crate) use controllers::View as ControllerView;
 pub use members::{Options, watch};
