@@ -86,7 +86,7 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
     let parts = CancellationToken::new();
     let etcd = store.watch(parts.clone());
     refuse_a_namesake(&config, &store, &client, &advertised).await?;
-    let _announced = store.announce(store.keys().controller(&config.name), &record, parts.clone())?;
+    let _announced = store.announce(store.keys().controller(&config.name), &record, &parts)?;
     let (leadership, campaign) =
         campaign(&store, &config, LeaderRecord { name: config.name.clone(), http: advertised.clone() }, &etcd, &cancel);
     let (commands, commanded) = mpsc::channel(COMMANDS);
@@ -102,10 +102,7 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
             controller: config.name.clone(),
             nodes: config.nodes.clone(),
             relays: config.relays.clone(),
-            account: probe::sql::Account {
-                user: config.mysql.user.clone(),
-                password: config.mysql.password.clone(),
-            },
+            account: probe::sql::Account { user: config.mysql.user.clone(), password: config.mysql.password.clone() },
             interval: config.probe.interval,
             timeout: config.probe.timeout,
             latency: metrics.probe_latency.clone(),
@@ -230,7 +227,9 @@ fn campaign(
             let now = differs(&etcd.borrow_and_update());
             if let Some((leader, other)) = now {
                 tracing::error!(
-                    leader = leader.name, its_config = other, own_config = digest,
+                    leader = leader.name,
+                    its_config = other,
+                    own_config = digest,
                     "this controller does not stand for leader: its configuration is not the leader's"
                 );
                 told.send_replace(Leadership::Follower { leader: Some(leader) });

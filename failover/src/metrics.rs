@@ -21,7 +21,8 @@ use crate::model::{AgentFacts, SqlFacts};
 
 /// Upper bounds of the time buckets, in seconds: 0.5 ms to 60 s.
 const SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0,
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0,
+    60.0,
 ];
 
 /// The handles. Cloning one gives another handle to the same figure.
@@ -144,8 +145,12 @@ fn cluster_figures(r: &Prometheus, p: &Picture) {
         let left = p.policy.guard_max.saturating_sub(used);
         set(r, "guard_left", "Automatic failovers that the guard still allows in its window.", f64::from(left));
     }
-    let refusing =
-        gauges(r, "refusing", "1 while something that is due is not done; the labels say what and why.", &["what", "why"]);
+    let refusing = gauges(
+        r,
+        "refusing",
+        "1 while something that is due is not done; the labels say what and why.",
+        &["what", "why"],
+    );
     if let Some(refusal) = &p.refusing {
         refusing.with_label_values(&[refusal.what.as_str(), refusal.why.as_str()]).set(1.0);
     }

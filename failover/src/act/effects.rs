@@ -99,7 +99,9 @@ fn limit_of(kind: &OrderKind) -> Duration {
     let own = match kind {
         OrderKind::Block { timeout_ms, .. } | OrderKind::CatchUp { timeout_ms, .. } => *timeout_ms,
         OrderKind::Open { acker_ms } => *acker_ms + 3000,
-        OrderKind::Fence {} | OrderKind::Unblock {} | OrderKind::RevokeAcker { .. } | OrderKind::AllowAcker { .. } => 3000,
+        OrderKind::Fence {} | OrderKind::Unblock {} | OrderKind::RevokeAcker { .. } | OrderKind::AllowAcker { .. } => {
+            3000
+        }
         OrderKind::Prepare {} | OrderKind::Follow { .. } | OrderKind::Clone { .. } | OrderKind::Release {} => 10_000,
     };
     Duration::from_millis(own) + MARGIN

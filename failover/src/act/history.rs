@@ -93,8 +93,9 @@ pub(crate) async fn recent_failovers(
 ) -> Result<Vec<Duration>, StoreError> {
     let prefix = format!("{}history/", store.keys().prefix());
     let records = store.list::<HistoryRecord>(&prefix).await?;
-    let counted = records.iter().map(|(_, v)| &v.value).filter(|r| {
-        r.kind == OperationKind::Failover && r.outcome != "superseded" && automatic(r)
-    });
+    let counted = records
+        .iter()
+        .map(|(_, v)| &v.value)
+        .filter(|r| r.kind == OperationKind::Failover && r.outcome != "superseded" && automatic(r));
     Ok(counted.map(|r| age_of(&r.started)).filter(|age| *age < window).collect())
 }

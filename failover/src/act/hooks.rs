@@ -128,8 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn facts_are_in_the_environment_and_a_failure_says_what_was_printed() {
-        let facts =
-            HookFacts { cluster: "shop".into(), old_primary: "db-1".into(), epoch: 7, ..HookFacts::default() };
+        let facts = HookFacts { cluster: "shop".into(), old_primary: "db-1".into(), epoch: 7, ..HookFacts::default() };
         let good = shell("test \"$BATON_CLUSTER/$BATON_OLD_PRIMARY/$BATON_EPOCH\" = shop/db-1/7");
         run(&good, &facts, Duration::from_secs(10)).await.unwrap();
         let error = run(&shell("echo not today >&2; exit 3"), &facts, Duration::from_secs(10)).await.unwrap_err();

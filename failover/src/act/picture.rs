@@ -41,7 +41,7 @@ impl Picture {
     /// Everything that is wrong, the worst first.
     pub fn problems(&self) -> Vec<&Problem> {
         let mut all: Vec<&Problem> = self.own_problems.iter().chain(&self.decision.problems).collect();
-        all.sort_by(|a, b| b.severity.cmp(&a.severity));
+        all.sort_by_key(|p| std::cmp::Reverse(p.severity));
         all
     }
 }

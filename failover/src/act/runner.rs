@@ -172,7 +172,8 @@ impl Runner {
         if let (Some(lead), Some(state)) = (&mut self.lead, &etcd.state) {
             lead.progress.keep_for(&state.value);
         }
-        let facts = self.o.board.facts(&etcd, self.recent(&policy, now));
+        let recent = self.recent(&policy, now);
+        let facts = self.o.board.facts(&etcd, recent);
         self.memory = self.memory.observe(&facts, &policy, now.duration_since(self.looked));
         self.looked = now;
         let decision = decide(&facts, &self.memory, &policy);
@@ -336,7 +337,9 @@ impl Runner {
         if now != self.said.leadership {
             match leadership {
                 Leadership::Leader { .. } => {}
-                Leadership::Unknown => tracing::warn!(etcd = etcd.healthy, "nobody is known to lead: etcd does not answer"),
+                Leadership::Unknown => {
+                    tracing::warn!(etcd = etcd.healthy, "nobody is known to lead: etcd does not answer")
+                }
                 Leadership::Follower { .. } => tracing::info!("this controller {now}"),
             }
             self.said.leadership = now;

@@ -110,7 +110,10 @@ fn order(picture: &Picture, body: &RejoinBody) -> Result<(OrderKind, Rejoining),
     let donor = match &body.donor {
         Some(donor) if donor == name => return no(format!("{name} can't be its own donor"), "name another one"),
         Some(donor) if usable(donor).is_none() => {
-            return no(format!("{donor} can't be the donor: its agent or its server does not answer"), "name another one");
+            return no(
+                format!("{donor} can't be the donor: its agent or its server does not answer"),
+                "name another one",
+            );
         }
         Some(donor) => Some(donor.clone()),
         None => picture.decision.candidate.clone().filter(|c| c != name && usable(c).is_some()),

@@ -61,7 +61,10 @@ pub(super) async fn operation(
     epoch: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<HistoryRecord>, ApiError> {
     let Path(epoch) = epoch.map_err(|e| {
-        ApiError::bad_request(format!("the epoch can't be read: {}", e.body_text()), "a number is wanted, such as /v1/operations/7")
+        ApiError::bad_request(
+            format!("the epoch can't be read: {}", e.body_text()),
+            "a number is wanted, such as /v1/operations/7",
+        )
     })?;
     let key = app.store.keys().history(epoch);
     match app.store.get::<HistoryRecord>(&key).await.map_err(|e| etcd_error(&e))? {
@@ -91,7 +94,10 @@ pub(super) async fn healthz() -> Json<Fine> {
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Fine>, ApiError> {
     let picture = app.picture()?;
     if picture.etcd.revision == 0 {
-        return Err(ApiError::unavailable("etcd has not answered yet", "see whether etcd runs and is reached from here"));
+        return Err(ApiError::unavailable(
+            "etcd has not answered yet",
+            "see whether etcd runs and is reached from here",
+        ));
     }
     if !picture.etcd.healthy {
         return Err(ApiError::unavailable("etcd does not answer", "see whether etcd runs and has a quorum"));

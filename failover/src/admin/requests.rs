@@ -87,7 +87,8 @@ struct Rejected {
 /// A body's JSON; an empty body is an empty object.
 pub(super) fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>, example: &str) -> Result<T, ApiError> {
     let hint = format!("send a JSON object such as {example}");
-    let body = body.map_err(|e| ApiError::bad_request(format!("the request can't be read: {}", e.body_text()), &hint))?;
+    let body =
+        body.map_err(|e| ApiError::bad_request(format!("the request can't be read: {}", e.body_text()), &hint))?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
     serde_json::from_slice(text).map_err(|e| ApiError::bad_request(format!("the request is not understood: {e}"), hint))
 }
@@ -147,12 +148,8 @@ impl Wish {
         // Said at once rather than by the loop: the reason is the same.
         self.look(&picture.facts, &picture.policy, &request)?;
         let epoch = ask(app, &request).await?;
-        let operation = Operation {
-            epoch,
-            kind: self.kind(),
-            to: self.to.clone(),
-            follow: format!("/v1/operations/{epoch}"),
-        };
+        let operation =
+            Operation { epoch, kind: self.kind(), to: self.to.clone(), follow: format!("/v1/operations/{epoch}") };
         Ok((StatusCode::ACCEPTED, Json(Accepted { operation })).into_response())
     }
 
@@ -238,7 +235,9 @@ async fn ask(app: &App, request: &SwitchoverRequest) -> Result<u64, ApiError> {
             // Not to be taken up by surprise later.
             let withdrawn = app.store.write(Change::new().expect(key.clone(), revision).delete(key)).await;
             let (error, hint) = match withdrawn {
-                Ok(_) => ("the request was not taken up in time and is withdrawn", "see batonctl status, and ask again"),
+                Ok(_) => {
+                    ("the request was not taken up in time and is withdrawn", "see batonctl status, and ask again")
+                }
                 Err(_) => ("the request was not taken up in time", "see batonctl status whether it is under way"),
             };
             Err(ApiError::unavailable(error, hint))

@@ -116,12 +116,18 @@ pub(super) async fn change(
     let wanted: Map<String, Value> = body.policy.into_iter().filter(|(_, value)| !value.is_null()).collect();
     let wanted = Value::Object(wanted);
     if let Err(problems) = Overrides::parse(&wanted) {
-        return Err(ApiError::bad_request(problems.join("; "), "nothing was changed; GET /v1/config shows what is in force"));
+        return Err(ApiError::bad_request(
+            problems.join("; "),
+            "nothing was changed; GET /v1/config shows what is in force",
+        ));
     }
     let before = present(&app).await?;
     let found = before.as_ref().map_or(0, |c| c.mod_revision);
     if body.revision.is_some_and(|r| r != found) {
-        return Err(ApiError::conflict("the settings were changed by somebody else meanwhile", "look at them and try again"));
+        return Err(ApiError::conflict(
+            "the settings were changed by somebody else meanwhile",
+            "look at them and try again",
+        ));
     }
     let mut value = before.map_or_else(|| json!({}), |c| c.value);
     match &mut value {
@@ -135,9 +141,10 @@ pub(super) async fn change(
             let config = Versioned { value, mod_revision: revision, create_revision: revision };
             Ok(Json(settings(&app, Some(&config))))
         }
-        Err(StoreError::Conflict { .. }) => {
-            Err(ApiError::conflict("the settings were changed by somebody else meanwhile", "look at them and try again"))
-        }
+        Err(StoreError::Conflict { .. }) => Err(ApiError::conflict(
+            "the settings were changed by somebody else meanwhile",
+            "look at them and try again",
+        )),
         Err(error) => Err(etcd_error(&error)),
     }
 }

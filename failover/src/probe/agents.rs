@@ -38,40 +38,28 @@ pub(super) async fn run(
 
 async fn watch(node: &str, at: &str, client: &Client, limit: Duration, board: &Board) {
     let mut backoff = Backoff::new(LONGEST_PAUSE);
-    let mut reached = false;
     loop {
         let begun = Instant::now();
-        let error = match follow(node, at, client, limit, board).await {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
-        // A stream that lived for a while is begun anew at once, by a connect that tells what is the matter.
-        if begun.elapsed() > LONGEST_PAUSE {
+        let error = follow(node, at, client, limit, board).await.err();
+        let lived = begun.elapsed() > LONGEST_PAUSE;
+        match &error {
+            // A stream that lived and broke is begun anew at once: what a fresh connect says counts.
+            None => {}
+            Some(ClientError::Broken { .. }) if lived => {}
+            Some(ClientError::Refused { .. }) => board.saw_agent(node, AgentFacts::Refused),
+            Some(error) => {
+                if let ClientError::Status(refusal) = error {
+                    let (error, hint) = (&refusal.error, &refusal.hint);
+                    tracing::warn!(node, agent = at, error, hint, "the agent refuses to be watched");
+                }
+                board.saw_agent(node, AgentFacts::Silent);
+            }
+        }
+        if lived {
             backoff.reset();
-            if reached {
-                reached = false;
-                continue;
-            }
-        }
-        if let Some(error) = error {
-            let facts = match &error {
-                ClientError::Refused { .. } => AgentFacts::Refused,
-                _ => AgentFacts::Silent,
-            };
-            if let ClientError::Status(refusal) = &error {
-                tracing::warn!(
-                    node,
-                    agent = at,
-                    error = refusal.error,
-                    hint = refusal.hint,
-                    "the agent refuses to be watched"
-                );
-            }
-            board.saw_agent(node, facts);
         } else {
-            reached = true;
+            sleep(backoff.pause()).await;
         }
-        sleep(backoff.pause()).await;
     }
 }
 

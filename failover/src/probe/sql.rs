@@ -195,7 +195,7 @@ mod tests {
         let alive = SqlFacts::Alive("b: too many connections".into());
         let silent = |p: &str| SqlFacts::Silent(format!("{p}: no connection"));
         assert_eq!(best(&[silent("a"), answers.clone()], true), Some(answers.clone()));
-        assert_eq!(best(&[answers.clone()], false), Some(answers));
+        assert_eq!(best(std::slice::from_ref(&answers), false), Some(answers));
         assert_eq!(best(&[silent("a"), alive.clone()], true), Some(alive));
         assert_eq!(best(&[silent("a"), SqlFacts::Refused], true), Some(SqlFacts::Refused));
         assert_eq!(best(&[SqlFacts::Refused], false), None, "the other path may still answer");

@@ -10,6 +10,7 @@ use super::begin::After;
 use super::steps::Wait;
 use super::{Answer, Done, Runner, state_of};
 use crate::act::plan::Commit;
+use crate::model::invariants;
 
 /// Under which name the pause after a failed commit is kept.
 const NAME: &str = "commit";
@@ -48,7 +49,7 @@ impl Own {
 
 impl Runner {
     /// Writes `commit`. `begins`: whether it begins an operation.
-    pub(super) fn commit(&mut self, commit: Box<Commit>, etcd: &Arc<Snapshot>, begins: bool, now: Instant) {
+    pub(super) fn commit(&mut self, mut commit: Box<Commit>, etcd: &Arc<Snapshot>, begins: bool, now: Instant) {
         let Some(lead) = &mut self.lead else { return };
         if self.o.leadership.borrow().term(Instant::now()) != Some(lead.term) {
             return;
@@ -58,11 +59,20 @@ impl Runner {
         }
         let before = state_of(etcd);
         let (expected, created) = before.map_or((0, 0), |s| (s.mod_revision, s.create_revision));
+        if let Some(Err(violation)) = before.map(|b| invariants::check(&b.value, &commit.state)) {
+            // A mistake of ours: nothing is better than that.
+            tracing::error!(%violation, state = ?commit.state, "a change of the state would break an invariant: it is not made");
+            lead.waits.insert(NAME.to_owned(), Wait::after(lead.waits.get(NAME)));
+            return;
+        }
         lead.committing = true;
         let (store, term, history) = (self.o.store.clone(), lead.term, lead.history.clone());
         let began = begins.then_some(now);
         // A request is only taken up as it was decided on.
         let request = etcd.request.as_ref().filter(|r| Some(&r.value.id) == commit.takes_request.as_ref());
+        if let Some(request) = request {
+            commit.state.cause.by.clone_from(&request.value.by);
+        }
         let request = request.map(|r| r.mod_revision);
         self.tasks.spawn(async move {
             let keys = store.keys().clone();
@@ -74,8 +84,7 @@ impl Runner {
                 change = change.expect(keys.request(), revision).delete(keys.request());
             }
             let written = async {
-                let (change, written) =
-                    history.extend(&store, &commit.state, &commit.history, change, begins).await?;
+                let (change, written) = history.extend(&store, &commit.state, &commit.history, change, begins).await?;
                 let revision = store.commit(term, change).await?;
                 Ok((revision, written))
             };
