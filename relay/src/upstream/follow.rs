@@ -83,6 +83,18 @@ impl Peer {
 }
 
 impl Following {
+    /// Whether a stream that was begun for this is the one for `other` too.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            // What a grant waits for is fixed when it is given.
+            (
+                Self::Primary { addresses, origin, grant, .. },
+                Self::Primary { addresses: others, origin: other, grant: last, .. },
+            ) => addresses == others && origin == other && grant == last,
+            (this, other) => this == other,
+        }
+    }
+
     /// Nobody, for a reason.
     fn nothing(why: impl Into<String>, hint: &str) -> Self {
         Self::Nothing { why: why.into(), hint: hint.to_owned() }

@@ -9,6 +9,7 @@ use baton_cluster::EpochRecord;
 use baton_wire::gtid::mariadb::GtidList;
 
 use super::ingest::split_file_name;
+use super::naming::Naming;
 use crate::log::FileEpoch;
 
 /// One epoch, as the relay needs it.
@@ -52,20 +53,16 @@ impl Origin {
         shifted(number, self.shift)
     }
 
-    /// The name that its primary gave to the file of that number in the log; `log_base` where the primary's own base name is not recorded.
-    pub(super) fn name(&self, number: u64, log_base: Option<&str>) -> Option<String> {
-        let base = match &self.first_file {
-            Some(name) => split_file_name(name).ok()?.0,
-            None => log_base?,
-        };
-        let number = shifted(number, self.shift.checked_neg()?)?;
-        Some(format!("{base}.{number:06}"))
+    /// How its primary names its files; without a base name in the first epoch, where the log took over the primary's.
+    pub(super) fn naming(&self) -> Naming {
+        let own = self.first_file.as_deref().and_then(|name| split_file_name(name).ok());
+        Naming { shift: self.shift, base: own.map(|(base, _)| base.to_owned()) }
     }
 
     /// What the log records with a file of it.
     pub(super) fn file_epoch(&self, log_base: &str) -> FileEpoch {
-        let own = self.first_file.as_deref().and_then(|name| split_file_name(name).ok());
-        FileEpoch { epoch: self.epoch, shift: self.shift, base: own.map_or(log_base, |(base, _)| base).to_owned() }
+        let Naming { shift, base } = self.naming();
+        FileEpoch { epoch: self.epoch, shift, base: base.unwrap_or_else(|| log_base.to_owned()) }
     }
 }
 
@@ -119,7 +116,7 @@ pub(super) mod tests {
             (10, 4, "mysql-bin.000013"),
         ] {
             let origin = origin_of(&records, 4, file).unwrap_or_else(|| panic!("{file}"));
-            assert_eq!((origin.epoch, origin.name(file, Some("mysql-bin")).as_deref()), (epoch, Some(name)), "{file}");
+            assert_eq!((origin.epoch, origin.naming().name(file, Some("mysql-bin")).as_deref()), (epoch, Some(name)), "{file}");
         }
         assert_eq!(origin_of(&records, 3, 9).map(|o| o.epoch), Some(3));
         assert_eq!(origin_of(&records, 4, 9).and_then(|o| o.first_number()), Some(9));
