@@ -81,11 +81,13 @@ impl AdvertiseConfig {
             let name = format!("advertise.{key}");
             match address {
                 None => {
-                    let message = format!("is required with [etcd]: others reach the relay there; write {key} = \"{example}\"");
+                    let message =
+                        format!("is required with [etcd]: others reach the relay there; write {key} = \"{example}\"");
                     p.push(Problem::new(name, message));
                 }
                 Some(address) if address.port == 0 || is_unspecified(&address.host) => {
-                    let message = format!("others can't connect to that; write an address of this host, such as \"{example}\"");
+                    let message =
+                        format!("others can't connect to that; write an address of this host, such as \"{example}\"");
                     p.push(Problem::new(name, message).with_value(address));
                 }
                 Some(_) => {}

@@ -171,7 +171,8 @@ impl Config {
         if let Some(etcd) = &self.etcd {
             p.extend(cluster::problems(etcd));
             if self.listen.token.is_none() {
-                let message = "is required with [etcd]: controllers order promises with it; or set BATON_RELAY_LISTEN_TOKEN";
+                let message =
+                    "is required with [etcd]: controllers order promises with it; or set BATON_RELAY_LISTEN_TOKEN";
                 p.push(Problem::new("listen.token_file", message));
             }
         }

@@ -155,7 +155,13 @@ pub(super) struct Section {
 
 impl Section {
     pub(super) fn top(table: Table) -> Self {
-        Self { title: String::new(), prefix: String::new(), variables: Some("BATON_RELAY_".to_owned()), table, there: true }
+        Self {
+            title: String::new(),
+            prefix: String::new(),
+            variables: Some("BATON_RELAY_".to_owned()),
+            table,
+            there: true,
+        }
     }
 
     /// The section `[name]` inside of this one; empty if it is not there.

@@ -118,7 +118,8 @@ impl UpstreamConfig {
             p.push(Problem::new("upstream.addresses", "at least one \"host:port\" is wanted"));
         }
         if !self.addresses.is_empty() && clustered {
-            let message = "with [etcd] the cluster's state names the primary; leave addresses out (or [etcd], to stand alone)";
+            let message =
+                "with [etcd] the cluster's state names the primary; leave addresses out (or [etcd], to stand alone)";
             p.push(Problem::new("upstream.addresses", message));
         }
         if clustered && self.ack != Ack::Durable {

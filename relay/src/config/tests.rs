@@ -287,7 +287,8 @@ fn a_relay_of_a_cluster_is_told_where_etcd_is_and_not_who_is_primary() {
     assert!(config.upstream.addresses.is_empty());
     assert!(Config::parse(&example(&dir), "relay.toml", NO_ENV).unwrap().etcd.is_none());
 
-    let env = environment(&[("BATON_RELAY_ETCD_ENDPOINTS", "http://a:1,http://b:2"), ("BATON_RELAY_ETCD_PASSWORD", "p")]);
+    let env =
+        environment(&[("BATON_RELAY_ETCD_ENDPOINTS", "http://a:1,http://b:2"), ("BATON_RELAY_ETCD_PASSWORD", "p")]);
     let config = Config::parse(&with(&clustered(&dir), "etcd", "user = \"u\""), "relay.toml", &env).unwrap();
     assert_eq!(config.etcd.expect("a section").endpoints, ["http://a:1", "http://b:2"]);
 }
@@ -302,9 +303,17 @@ fn what_does_not_go_together_in_a_cluster_is_named() {
         ("another ack", with(&good, "upstream", "ack = \"received\""), "upstream.ack: with [etcd] only"),
         ("no token", without("token_file"), "listen.token_file: is required with [etcd]"),
         ("no endpoint", without("endpoints"), "etcd.endpoints: at least one"),
-        ("a bad endpoint", good.replace("http://10.0.0.1", "10.0.0.1"), "etcd.endpoints: \"10.0.0.1:2379\" is no endpoint"),
+        (
+            "a bad endpoint",
+            good.replace("http://10.0.0.1", "10.0.0.1"),
+            "etcd.endpoints: \"10.0.0.1:2379\" is no endpoint",
+        ),
         ("a short lease", with(&good, "etcd", "lease_ttl = \"1s\""), "etcd.lease_ttl"),
-        ("nothing to connect to", good.replace("http = \"10.0.1.9", "http = \"0.0.0.0"), "advertise.http = 0.0.0.0:8090"),
+        (
+            "nothing to connect to",
+            good.replace("http = \"10.0.1.9", "http = \"0.0.0.0"),
+            "advertise.http = 0.0.0.0:8090",
+        ),
         ("no address", without("replication = \"10.0.1.9"), "advertise.replication: is required with [etcd]"),
         ("no etcd", example(&dir) + "\n[advertise]\nsite = \"par1\"\n", "[advertise]: is only used with [etcd]"),
     ] {

@@ -109,13 +109,23 @@ impl Control {
         let key = store.keys().leader();
         let (leader, state) = tokio::try_join!(store.get::<LeaderRecord>(&key), store.state())?;
         let leads = leader.map(|l| (l.value.name, l.create_revision));
-        is_ordered(term, grant, leads.as_ref().map(|(name, term)| (name.as_str(), *term)), state.as_ref().map(|s| &s.value))
-            .map_err(PromiseError::NotOrdered)
+        is_ordered(
+            term,
+            grant,
+            leads.as_ref().map(|(name, term)| (name.as_str(), *term)),
+            state.as_ref().map(|s| &s.value),
+        )
+        .map_err(PromiseError::NotOrdered)
     }
 }
 
 /// Whether the order of `term` for `grant` is the leader's and of the operation that is under way. Pure.
-fn is_ordered(term: u64, grant: Grant, leader: Option<(&str, i64)>, state: Option<&ClusterState>) -> Result<(), String> {
+fn is_ordered(
+    term: u64,
+    grant: Grant,
+    leader: Option<(&str, i64)>,
+    state: Option<&ClusterState>,
+) -> Result<(), String> {
     match leader {
         None => return Err(format!("no controller leads now, the order is of term {term}")),
         Some((name, leads)) if u64::try_from(leads) != Ok(term) => {
@@ -126,7 +136,9 @@ fn is_ordered(term: u64, grant: Grant, leader: Option<(&str, i64)>, state: Optio
     match state.map(|s| s.asked) {
         None => Err("etcd has no state of this cluster".to_owned()),
         Some(None) => Err(format!("nothing is asked to be promised now, the order is for grant {grant}")),
-        Some(Some(asked)) if asked != grant => Err(format!("grant {asked} is asked to be promised now, the order is for {grant}")),
+        Some(Some(asked)) if asked != grant => {
+            Err(format!("grant {asked} is asked to be promised now, the order is for {grant}"))
+        }
         Some(Some(_)) => Ok(()),
     }
 }

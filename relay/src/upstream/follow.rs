@@ -52,10 +52,7 @@ pub(super) enum Following {
     /// Another relay.
     Relay(Mirrored),
     /// Nobody.
-    Nothing {
-        why: String,
-        hint: String,
-    },
+    Nothing { why: String, hint: String },
 }
 
 /// Relays to follow: the first that can be used.
@@ -201,7 +198,9 @@ fn catch_up(s: &Situation<'_>, origin: &Origin, until: GtidList) -> Following {
 fn standby(s: &Situation<'_>, holder: &str) -> Following {
     let Some(relay) = s.relays.get(holder) else {
         return match s.before {
-            Following::Relay(mirrored) if mirrored.until.is_none() && mirrored.relays.iter().any(|r| r.name == holder) => {
+            Following::Relay(mirrored)
+                if mirrored.until.is_none() && mirrored.relays.iter().any(|r| r.name == holder) =>
+            {
                 s.before.clone()
             }
             _ => Following::nothing(

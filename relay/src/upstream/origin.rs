@@ -83,9 +83,7 @@ pub(super) mod tests {
     use super::*;
 
     /// `(epoch, server_id, first_file, shift, gtid)`
-    pub(in crate::upstream) fn records(
-        epochs: &[(u64, u32, Option<&str>, i64, &str)],
-    ) -> BTreeMap<u64, EpochRecord> {
+    pub(in crate::upstream) fn records(epochs: &[(u64, u32, Option<&str>, i64, &str)]) -> BTreeMap<u64, EpochRecord> {
         let record = |(epoch, server_id, first_file, shift, gtid): &(u64, u32, Option<&str>, i64, &str)| EpochRecord {
             epoch: *epoch,
             node: format!("db-{server_id}"),
@@ -116,7 +114,11 @@ pub(super) mod tests {
             (10, 4, "mysql-bin.000013"),
         ] {
             let origin = origin_of(&records, 4, file).unwrap_or_else(|| panic!("{file}"));
-            assert_eq!((origin.epoch, origin.naming().name(file, Some("mysql-bin")).as_deref()), (epoch, Some(name)), "{file}");
+            assert_eq!(
+                (origin.epoch, origin.naming().name(file, Some("mysql-bin")).as_deref()),
+                (epoch, Some(name)),
+                "{file}"
+            );
         }
         assert_eq!(origin_of(&records, 3, 9).map(|o| o.epoch), Some(3));
         assert_eq!(origin_of(&records, 4, 9).and_then(|o| o.first_number()), Some(9));

@@ -88,11 +88,17 @@ pub(super) fn plan(
         }
         Aim::Epoch(origin) => {
             let what = format!("epoch {} of the cluster is of", origin.epoch);
-            expect_server(origin.server_id, facts, &what, "another server answers at the address that the epoch names")?;
+            expect_server(
+                origin.server_id,
+                facts,
+                &what,
+                "another server answers at the address that the epoch names",
+            )?;
         }
         Aim::Fixed => {}
     }
-    let first = if let Aim::Epoch(origin) = aim { origin.first_file.as_deref().map(|file| (origin, file)) } else { None };
+    let first =
+        if let Aim::Epoch(origin) = aim { origin.first_file.as_deref().map(|file| (origin, file)) } else { None };
     let Some(end) = end else {
         return match first {
             Some((origin, file)) if facts.gtid_at_first.is_none() => Err(lost_first(origin, file)),

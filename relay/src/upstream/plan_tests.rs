@@ -26,10 +26,7 @@ fn an_empty_log_begins_where_it_is_told_to() {
     assert_eq!(plan_of(Start::Earliest, &f), Some(earliest.clone()));
     assert_eq!(plan_of(Start::Latest, &f), Some(Plan::LearnFile(list("0-1-9"))));
     assert_eq!(plan_of(Start::Latest, &facts(None, "")), Some(earliest));
-    assert_eq!(
-        plan_of(Start::Gtid(GtidPosition::MariaDb(list("0-1-5"))), &f),
-        Some(Plan::LearnFile(list("0-1-5")))
-    );
+    assert_eq!(plan_of(Start::Gtid(GtidPosition::MariaDb(list("0-1-5"))), &f), Some(Plan::LearnFile(list("0-1-5"))));
     assert_eq!(
         plan_of(Start::File { name: "b.000002".into(), position: 900 }, &f),
         Some(Plan::Dump { file: "b.000002".into(), position: 4 })
@@ -60,10 +57,7 @@ fn another_history_is_never_merged() {
 #[test]
 fn a_purged_position_is_no_silent_gap() {
     let got = plan(9, &Aim::Fixed, &Start::Earliest, Some(&end()), &facts(None, "0-1-70"));
-    assert!(
-        matches!(&got, Err(StreamError::Purged { cause, .. }) if cause.contains("mysql-bin.000003")),
-        "{got:?}"
-    );
+    assert!(matches!(&got, Err(StreamError::Purged { cause, .. }) if cause.contains("mysql-bin.000003")), "{got:?}");
 }
 
 #[test]

@@ -120,12 +120,7 @@ struct Asked {
 }
 
 /// The conversation of a replica before it asks for the stream.
-async fn ask(
-    context: &Context,
-    client: &mut Client,
-    aim: &Aim,
-    end: Option<&LogEnd>,
-) -> Result<Asked, StreamError> {
+async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&LogEnd>) -> Result<Asked, StreamError> {
     let version = client.greeting.version.clone();
     if Flavor::of_version(&version) != Flavor::MariaDb {
         return Err(StreamError::Refused {
@@ -451,7 +446,8 @@ impl Reading<'_> {
                 Effect::Append(batch) => self.appender.append(batch).await?,
                 Effect::DropPartial => self.appender.drop_partial().await?,
                 Effect::OpenFile { number, base, upstream_base } => {
-                    let (server_id, epoch) = self.context.file_epoch(self.aim, self.server_id, number, &base, upstream_base);
+                    let (server_id, epoch) =
+                        self.context.file_epoch(self.aim, self.server_id, number, &base, upstream_base);
                     let flavor = ingest.flavor();
                     let file = OpenFile { number, base, upstream_server_id: server_id, flavor, epoch };
                     self.appender.open_file(file).await?;

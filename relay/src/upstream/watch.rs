@@ -10,10 +10,10 @@ use baton_wire::gtid::mariadb::GtidList;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::context::Context;
 use super::backoff::Backoff;
 use super::behind::Behind;
 use super::client::Client;
+use super::context::Context;
 use super::error::StreamError;
 use super::plan::Aim;
 use super::settings;

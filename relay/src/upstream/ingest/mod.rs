@@ -299,7 +299,9 @@ impl Ingest {
         }
         self.flush(now);
         let Some(number) = shifted(number, self.shift) else {
-            return Err(self.garbled(format!("{} can't be moved by {} to a number of the log", rotate.file, self.shift)));
+            return Err(
+                self.garbled(format!("{} can't be moved by {} to a number of the log", rotate.file, self.shift))
+            );
         };
         if let Some(last) = self.last {
             if number <= last {
