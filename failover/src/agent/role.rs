@@ -1,8 +1,8 @@
 //! In which role a server starts. Pure.
 //!
 //! A primary of the *same* epoch starts in the master role: there, truncating its binlog would let GTIDs be used twice. A deposed one starts in
-//! the replica role, which truncates what its engine had not committed; but not before the tail of its epoch is known, since the end of its
-//! binlog may be all that there is of the last acknowledged commits. Without knowledge nothing starts.
+//! the replica role, which truncates what its engine had not committed; but not before the operation is over, since the end of its binlog may be
+//! all that there is of the last acknowledged commits. Without knowledge nothing starts.
 
 use baton_cluster::{ClusterState, OperationKind, Phase};
 
@@ -63,7 +63,7 @@ pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
         Phase::Steady if is(&state.primary) => Start::Primary,
         Phase::Steady => Start::Replica,
         // The tail of its epoch may still be read from its binlog; or, in a switchover, it may be put back into service.
-        Phase::Fencing if is(&state.old_primary) => {
+        _ if is(&state.old_primary) || last.role == ServerRole::Fenced => {
             let what = match state.kind {
                 OperationKind::Switchover => "switchover",
                 _ => "failover",
@@ -134,8 +134,9 @@ mod tests {
             ("a new node", steady(4, "db-2"), ServerRole::Unassigned, 0, "replica"),
             ("a state older than its orders", steady(3, ME), ServerRole::Fenced, 4, "wait"),
             ("its failover begins", old(state(4, Phase::Fencing, Failover)), ServerRole::Primary, 3, "wait"),
-            ("its failover has a tail", old(state(4, Phase::CatchingUp, Failover)), ServerRole::Primary, 3, "replica"),
-            ("its failover promotes", old(state(4, Phase::Promoting, Failover)), ServerRole::Primary, 3, "replica"),
+            ("its failover has a tail", old(state(4, Phase::CatchingUp, Failover)), ServerRole::Primary, 3, "wait"),
+            ("its failover promotes", old(state(4, Phase::Promoting, Failover)), ServerRole::Fenced, 4, "wait"),
+            ("a candidate that was fenced", state(5, Phase::CatchingUp, Failover), ServerRole::Fenced, 4, "wait"),
             ("its switchover begins", old(state(4, Phase::Fencing, Switchover)), ServerRole::Primary, 4, "wait"),
             ("a bystander of a failover", state(4, Phase::Fencing, Failover), ServerRole::Replica, 0, "replica"),
             ("a candidate before its epoch", candidate(state(4, Phase::CatchingUp, Failover)), ServerRole::Replica, 4, "replica"),

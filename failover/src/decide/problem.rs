@@ -1,5 +1,8 @@
 //! What can be wrong with a cluster.
 
+use super::Memory;
+use crate::model::{ClusterFacts, Policy};
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -35,4 +38,10 @@ pub struct Problem {
     pub text: String,
     /// What to do.
     pub hint: String,
+}
+
+/// Everything that is wrong, the worst first.
+pub fn all(facts: &ClusterFacts, memory: &Memory, policy: &Policy) -> Vec<Problem> {
+    let _ = (facts, memory, policy);
+    Vec::new()
 }

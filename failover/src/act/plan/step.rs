@@ -144,6 +144,8 @@ pub struct Progress {
     outcomes: Vec<(Step, Outcome)>,
     /// Candidates that failed in this operation, with the reason.
     failed: BTreeMap<String, String>,
+    /// The epoch of the operation that this leader itself began.
+    began: Option<u64>,
     /// Number of the last order.
     last_step: u64,
 }
@@ -186,6 +188,9 @@ impl Progress {
         if let Some((node, why)) = &commit.abandons {
             self.failed.insert(node.clone(), why.clone());
         }
+        if commit.state.primary.is_none() {
+            self.began = Some(commit.state.epoch);
+        }
         self.keep_for(&commit.state);
     }
 
@@ -199,6 +204,11 @@ impl Progress {
         if state.primary.is_some() {
             self.failed.clear();
         }
+    }
+
+    /// Whether this leader itself began the operation of `epoch`, or took it further: then nothing was ordered in it that is not recorded here.
+    pub fn began(&self, epoch: u64) -> bool {
+        self.began == Some(epoch)
     }
 
     /// Candidates that failed in this operation.
