@@ -63,7 +63,8 @@ pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local
     }
     let steady = state.phase == Phase::Steady;
     if steady && is(&state.primary) {
-        let opened = local.opened_epoch == Some(state.epoch) && duty.blocked.is_none() && duty.role == ServerRole::Primary;
+        let opened =
+            local.opened_epoch == Some(state.epoch) && duty.blocked.is_none() && duty.role == ServerRole::Primary;
         if local.alive && local.read_only.is_some() && !opened {
             verdict.acts.push(Act::Open);
         }
@@ -179,7 +180,14 @@ mod tests {
             ("dead", Some(steady(3, ME)), primary_of(3), DEAD, false, vec![]),
             ("bootstrapped", Some(steady(1, ME)), Duty::default(), BOOTED, false, vec!["open"]),
             ("adopted while writable", Some(steady(1, ME)), Duty::default(), SERVING, false, vec!["open"]),
-            ("a failover from it", Some(state(4, Phase::Fencing, Failover)), primary_of(3), SERVING, false, vec!["fence"]),
+            (
+                "a failover from it",
+                Some(state(4, Phase::Fencing, Failover)),
+                primary_of(3),
+                SERVING,
+                false,
+                vec!["fence"],
+            ),
             ("was away during one", Some(steady(5, "db-2")), primary_of(3), SERVING, false, vec!["fence"]),
             ("a switchover begins", Some(state(4, Phase::Fencing, Switchover)), primary_of(3), SERVING, true, vec![]),
             (
@@ -246,10 +254,17 @@ mod tests {
                 true,
                 vec![],
             ),
-            ("fenced by order, and the state is older", Some(steady(3, ME)), {
-                let d = ordered(primary_of(3), 4);
-                Duty { role: ServerRole::Fenced, opened: None, ..d }
-            }, DEAD, false, vec![]),
+            (
+                "fenced by order, and the state is older",
+                Some(steady(3, ME)),
+                {
+                    let d = ordered(primary_of(3), 4);
+                    Duty { role: ServerRole::Fenced, opened: None, ..d }
+                },
+                DEAD,
+                false,
+                vec![],
+            ),
             ("a writable replica", Some(steady(3, "db-2")), replica.clone(), SERVING, false, vec!["read_only"]),
             ("a writable server without a cluster", None, Duty::default(), SERVING, false, vec![]),
             ("a new node", Some(steady(3, "db-2")), Duty::default(), BOOTED, false, vec!["note"]),

@@ -1,5 +1,7 @@
 //! The server's process as all parts of the agent see it: alive, dead, kept from starting; and the means to end it.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -156,14 +158,22 @@ impl Host {
         });
     }
 
-    /// SIGKILL, and waits for the end for at most `limit`. Whether it is known to be dead.
-    pub async fn kill(&self, limit: Duration) -> bool {
-        let Some(process) = self.state.borrow().alive().cloned() else {
-            // A supervisor knows that nothing runs; a watcher that finds no process knows no more than that.
-            return true;
+    /// SIGKILL, and waits for the end for at most `limit`. Whether it is known to be dead. `socket` is where a server would listen that others
+    /// have started and that was not seen yet.
+    pub async fn kill(&self, socket: &Path, limit: Duration) -> bool {
+        let known = self.state.borrow().alive().cloned();
+        let process = match known {
+            Some(process) => process,
+            // A supervisor knows that nothing runs.
+            None if self.supervised => return true,
+            None => match Process::of_socket(socket).await {
+                Ok(process) => Arc::new(process),
+                Err(e) => return matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused),
+            },
         };
         if let Err(error) = process.kill() {
-            tracing::error!(%error, pid = process.identity().pid, "the server can't be killed: run the agent as root or as the server's user");
+            let pid = process.identity().pid;
+            tracing::error!(%error, pid, "the server can't be killed: run the agent as root or as the server's user");
             return false;
         }
         process.ended_within(limit).await

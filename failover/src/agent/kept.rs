@@ -50,8 +50,6 @@ pub struct Duty {
     pub self_fenced: bool,
     /// File with what the server has and the cluster's log lacks.
     pub surplus: Option<PathBuf>,
-    /// Whether the event scheduler ran before it was switched off for a switchover; none: it was not switched off.
-    pub scheduler: Option<bool>,
 }
 
 impl Default for Duty {
@@ -66,7 +64,6 @@ impl Default for Duty {
             following: None,
             self_fenced: false,
             surplus: None,
-            scheduler: None,
         }
     }
 }
@@ -106,7 +103,9 @@ pub struct Known {
     pub controllers: Vec<String>,
     /// `host:port` of the HTTP of every relay that was there.
     pub relays: Vec<String>,
-    /// The server that this agent started.
+    /// Whether the event scheduler ran while this server was the primary; none: it never was, as far as is known.
+    pub scheduler: Option<bool>,
+    /// The server that this agent started, or saw.
     pub child: Option<Identity>,
 }
 
@@ -149,7 +148,9 @@ where
     pub fn open(path: PathBuf) -> Result<Self, KeptError> {
         let value = match read(&path) {
             Ok(Some(text)) => serde_json::from_str(&text).map_err(|e| KeptError {
-                cause: format!("is not what an agent wrote: {e}; if it is damaged, remove it once the cluster is steady"),
+                cause: format!(
+                    "is not what an agent wrote: {e}; if it is damaged, remove it once the cluster is steady"
+                ),
                 path: path.clone(),
             })?,
             Ok(None) => T::default(),

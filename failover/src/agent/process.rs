@@ -13,7 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+/// For connecting to a socket; a server with a full queue lets one wait.
+const CONNECT: Duration = Duration::from_millis(200);
 
 /// What tells one process from all others, also after a reboot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,7 +54,7 @@ impl Process {
         // Read after the pidfd was opened: if it still lives after that, all of this is about it.
         let started = start_time(pid)?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).map(|n| n.trim().to_owned()).unwrap_or_default();
-        let process = Self { identity: Identity { pid, started, boot: boot_id() }, name, fd: AsyncFd::new(fd)? };
+        let process = Self { identity: Identity { pid, started, boot: boot_id() }, name, fd: registered(fd)? };
         if !process.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -83,6 +87,18 @@ impl Process {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(process)
+    }
+
+    /// Opens the process that listens at a unix socket.
+    ///
+    /// # Errors
+    /// Nobody listens there, or in another process namespace.
+    pub async fn of_socket(path: &Path) -> io::Result<Self> {
+        let stream = timeout(CONNECT, UnixStream::connect(path))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let pid = stream.peer_cred()?.pid().filter(|pid| *pid > 0);
+        Self::open(pid.ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// Who it is.
@@ -131,6 +147,12 @@ impl Process {
     pub async fn ended_within(&self, limit: Duration) -> bool {
         timeout(limit, self.ended()).await.is_ok() || !self.is_alive()
     }
+}
+
+/// What the deprecation is about, a descriptor that is closed or exchanged while it is registered, can't happen to an [`OwnedFd`].
+#[allow(deprecated, reason = "its successor is unsafe, which this workspace denies")]
+fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)): the name before it may hold anything, but no `)` after its own.

@@ -50,7 +50,9 @@ pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
         Asked::Nothing => return Start::Unassigned,
         // It can't have become anything else without an order to this agent.
         Asked::Unknown if last.role == ServerRole::Replica => return Start::Replica,
-        Asked::Unknown => return Start::Wait("etcd does not answer, so the role of this server is not known".to_owned()),
+        Asked::Unknown => {
+            return Start::Wait("etcd does not answer, so the role of this server is not known".to_owned());
+        }
     };
     if state.epoch < last.ordered {
         return Start::Wait(format!(
@@ -68,7 +70,9 @@ pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
                 OperationKind::Switchover => "switchover",
                 _ => "failover",
             };
-            Start::Wait(format!("a {what} away from this server is under way: what is the end of its epoch is not settled"))
+            Start::Wait(format!(
+                "a {what} away from this server is under way: what is the end of its epoch is not settled"
+            ))
         }
         // Its epoch is recorded: what it has beyond the tail can only have come after it was made writable.
         Phase::Promoting if is(&state.candidate) => Start::Primary,
@@ -100,10 +104,7 @@ mod tests {
     }
 
     fn steady(epoch: u64, primary: &str) -> ClusterState {
-        ClusterState {
-            primary: Some(primary.to_owned()),
-            ..state(epoch, Phase::Steady, OperationKind::Failover)
-        }
+        ClusterState { primary: Some(primary.to_owned()), ..state(epoch, Phase::Steady, OperationKind::Failover) }
     }
 
     fn last(role: ServerRole, ordered: u64) -> LastKnown {
@@ -139,8 +140,20 @@ mod tests {
             ("a candidate that was fenced", state(5, Phase::CatchingUp, Failover), ServerRole::Fenced, 4, "wait"),
             ("its switchover begins", old(state(4, Phase::Fencing, Switchover)), ServerRole::Primary, 4, "wait"),
             ("a bystander of a failover", state(4, Phase::Fencing, Failover), ServerRole::Replica, 0, "replica"),
-            ("a candidate before its epoch", candidate(state(4, Phase::CatchingUp, Failover)), ServerRole::Replica, 4, "replica"),
-            ("a candidate in its epoch", candidate(state(4, Phase::Promoting, Failover)), ServerRole::Primary, 4, "primary"),
+            (
+                "a candidate before its epoch",
+                candidate(state(4, Phase::CatchingUp, Failover)),
+                ServerRole::Replica,
+                4,
+                "replica",
+            ),
+            (
+                "a candidate in its epoch",
+                candidate(state(4, Phase::Promoting, Failover)),
+                ServerRole::Primary,
+                4,
+                "primary",
+            ),
         ] {
             let start = start_rule(Asked::State(&state), ME, last(role, ordered));
             assert_eq!(short(&start), expected, "{name}: {start:?}");

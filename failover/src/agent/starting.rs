@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use baton_cluster::{Store, StoreError};
+use baton_cluster::store::{Store, StoreError};
 
 use super::core::Core;
 use super::kept::{Duty, Kept};
 use super::role::{Asked, LastKnown, Start, role_after, start_rule};
 use super::rolefile;
 use crate::config::AgentConfig;
+use crate::model::ServerRole;
 
 /// Exit codes of `--may-start`.
 pub const MAY_START: u8 = 0;
@@ -39,6 +40,11 @@ async fn ask_with(store: &Store, me: &str, duty: &Duty) -> (Start, u64) {
             (start, 0)
         }
     }
+}
+
+/// Whether what starts as a replica was a primary before: then its events must not run.
+pub(super) fn is_deposed(start: &Start, last: ServerRole) -> bool {
+    *start == Start::Replica && matches!(last, ServerRole::Primary | ServerRole::Fenced | ServerRole::Diverged)
 }
 
 /// Notes what the server is for once it starts so.
@@ -80,12 +86,13 @@ pub async fn may_start(config: &AgentConfig) -> anyhow::Result<ExitCode> {
         eprintln!("the server is not to be started now: {why}");
         return Ok(ExitCode::from(WAIT));
     }
+    let quiet = is_deposed(&start, duty.get().role);
     if let Some(path) = &config.role_file {
-        rolefile::write(path, &start)
+        rolefile::write(path, &start, quiet)
             .map_err(|e| anyhow::anyhow!("role_file.path = {}: can't be written: {e}", path.display()))?;
     }
     if start == Start::Replica {
-        println!("{}", rolefile::arguments(&start).join(" "));
+        println!("{}", rolefile::arguments(&start, quiet).join(" "));
         return Ok(ExitCode::from(AS_REPLICA));
     }
     Ok(ExitCode::from(MAY_START))

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use baton_cluster::store::Snapshot;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
@@ -19,7 +20,7 @@ use super::host::Wanted;
 use super::process::Process;
 use super::role::Start;
 use super::rolefile;
-use super::starting::{adopt_role, ask};
+use super::starting::{adopt_role, ask, is_deposed};
 
 /// Programs that a pid file may name.
 pub const SERVERS: [&str; 2] = ["mariadbd", "mysqld"];
@@ -33,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Watches the server that the pid file names, until cancelled. Leaves it running.
 pub async fn watch_server(core: Arc<Core>, cancel: CancellationToken) {
     while !cancel.is_cancelled() {
-        let Ok(process) = Process::of_pid_file(&core.config.mysql.pid_file, &SERVERS) else {
+        let Some(process) = find(&core).await else {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = sleep(LOOK) => continue,
@@ -58,6 +59,15 @@ pub async fn watch_server(core: Arc<Core>, cancel: CancellationToken) {
             () = ended => {}
         }
         core.host.died("ended".to_owned());
+    }
+}
+
+/// The server that the pid file names, else the one that listens at the socket.
+async fn find(core: &Core) -> Option<Process> {
+    let config = &core.config.mysql;
+    match Process::of_pid_file(&config.pid_file, &SERVERS) {
+        Ok(process) => Some(process),
+        Err(_) => Process::of_socket(&config.socket).await.ok(),
     }
 }
 
@@ -86,8 +96,8 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
             if !stay_stopped(&core, &cancel).await {
                 return;
             }
-            let Some(start) = role(&core, &cancel).await else { return };
-            match launch(&core, &command, &start).await {
+            let Some((start, quiet)) = role(&core, &cancel).await else { return };
+            match launch(&core, &command, &start, quiet).await {
                 Ok((process, child)) => {
                     core.host.runs(Arc::clone(&process), true);
                     attend(&core, &process, Some(child), &cancel).await
@@ -133,7 +143,7 @@ async fn stay_stopped(core: &Core, cancel: &CancellationToken) -> bool {
 }
 
 /// Asks for the role until there is one; none if cancelled or to be stopped.
-async fn role(core: &Core, cancel: &CancellationToken) -> Option<Start> {
+async fn role(core: &Core, cancel: &CancellationToken) -> Option<(Start, bool)> {
     let mut snapshots = core.snapshots.clone();
     loop {
         let (start, epoch) = tokio::select! {
@@ -149,18 +159,20 @@ async fn role(core: &Core, cancel: &CancellationToken) -> Option<Start> {
             }
             continue;
         }
+        let quiet = is_deposed(&start, core.duty.get().role);
         adopt_role(core, &start, epoch).await;
-        return Some(start);
+        return Some((start, quiet));
     }
 }
 
-async fn launch(core: &Core, command: &[String], start: &Start) -> Result<(Arc<Process>, Child), String> {
+async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> Result<(Arc<Process>, Child), String> {
     if let Some(path) = &core.config.role_file {
-        rolefile::write(path, start).map_err(|e| format!("the role file {} can't be written: {e}", path.display()))?;
+        rolefile::write(path, start, quiet)
+            .map_err(|e| format!("the role file {} can't be written: {e}", path.display()))?;
     }
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
     // Beside the file: options on the command line win over all files.
-    let options = rolefile::arguments(start);
+    let options = rolefile::arguments(start, quiet);
     let mut spawned = Command::new(program)
         .args(arguments)
         .args(&options)
@@ -221,14 +233,13 @@ async fn stop(core: &Core, process: &Process) {
 async fn wait_for_change(core: &Core, pause: Duration, cancel: &CancellationToken) {
     let deadline = tokio::time::Instant::now() + pause;
     let mut snapshots = core.snapshots.clone();
-    let revision = |s: &watch::Receiver<_>| state_revision(&s.borrow());
-    let before = revision(&snapshots);
+    let before = state_revision(&snapshots);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep_until(deadline) => return,
             changed = snapshots.changed() => {
-                if changed.is_err() || revision(&snapshots) != before {
+                if changed.is_err() || state_revision(&snapshots) != before {
                     return;
                 }
             }
@@ -236,8 +247,8 @@ async fn wait_for_change(core: &Core, pause: Duration, cancel: &CancellationToke
     }
 }
 
-fn state_revision(snapshot: &baton_cluster::Snapshot) -> Option<i64> {
-    snapshot.state.as_ref().map(|s| s.mod_revision)
+fn state_revision(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Option<i64> {
+    snapshots.borrow().state.as_ref().map(|s| s.mod_revision)
 }
 
 /// Passes the signals on that mean something to a server.

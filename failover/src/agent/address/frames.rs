@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A hardware address.
-pub type Mac = [u8; 6];
+pub(super) type Mac = [u8; 6];
 
 const BROADCAST: Mac = [0xff; 6];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -20,7 +20,7 @@ const ETHERNET: usize = 14;
 const IPV6: usize = 40;
 
 /// Asks who has `ip`, as somebody who has no address.
-pub fn probe(mac: Mac, ip: IpAddr) -> Vec<u8> {
+pub(super) fn probe(mac: Mac, ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => arp(mac, ARP_REQUEST, Ipv4Addr::UNSPECIFIED, [0; 6], ip),
         IpAddr::V6(ip) => {
@@ -34,7 +34,7 @@ pub fn probe(mac: Mac, ip: IpAddr) -> Vec<u8> {
 }
 
 /// Tells everybody that `ip` is here: what neighbours have in their tables is overwritten.
-pub fn announcements(mac: Mac, ip: IpAddr) -> Vec<Vec<u8>> {
+pub(super) fn announcements(mac: Mac, ip: IpAddr) -> Vec<Vec<u8>> {
     match ip {
         // Some listen to requests only, some to replies only.
         IpAddr::V4(ip) => vec![arp(mac, ARP_REQUEST, ip, [0; 6], ip), arp(mac, ARP_REPLY, ip, BROADCAST, ip)],
@@ -52,7 +52,7 @@ pub fn announcements(mac: Mac, ip: IpAddr) -> Vec<Vec<u8>> {
 }
 
 /// Who else has `ip`, or wants it as we do, if the frame says so.
-pub fn claimed_by(frame: &[u8], ours: Mac, ip: IpAddr) -> Option<Mac> {
+pub(super) fn claimed_by(frame: &[u8], ours: Mac, ip: IpAddr) -> Option<Mac> {
     let source: Mac = frame.get(6..12)?.try_into().ok()?;
     let kind = frame.get(12..14)?;
     let other = match ip {
@@ -75,7 +75,7 @@ pub fn claimed_by(frame: &[u8], ours: Mac, ip: IpAddr) -> Option<Mac> {
 }
 
 /// `00:11:22:33:44:55`.
-pub fn shown(mac: Mac) -> String {
+pub(super) fn shown(mac: Mac) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 

@@ -107,7 +107,9 @@ impl Keeper {
     pub async fn drop_now(&self) {
         let (done, wait) = oneshot::channel();
         if self.send(Command::Drop(None, Some(done))) && timeout(PATIENCE, wait).await.is_err() {
-            tracing::error!("the virtual IP could not be removed in time; the kernel removes it when its lifetime is over");
+            tracing::error!(
+                "the virtual IP could not be removed in time; the kernel removes it when its lifetime is over"
+            );
         }
     }
 

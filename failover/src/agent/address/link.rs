@@ -16,7 +16,7 @@ const PROBES: u32 = 2;
 const PROBE_GAP: Duration = Duration::from_millis(25);
 
 /// A packet socket on an interface.
-pub struct Link {
+pub(super) struct Link {
     socket: OwnedFd,
     mac: Mac,
 }
@@ -26,7 +26,7 @@ impl Link {
     ///
     /// # Errors
     /// There is no such interface, or this process may not (`CAP_NET_RAW`).
-    pub fn open(interface: &str, ip: IpAddr) -> io::Result<Option<Self>> {
+    pub(super) fn open(interface: &str, ip: IpAddr) -> io::Result<Option<Self>> {
         let Some(link) = hardware(interface)? else {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface}")));
         };
@@ -43,7 +43,7 @@ impl Link {
     ///
     /// # Errors
     /// Nothing can be sent (the interface is down).
-    pub fn ask(&self, ip: IpAddr) -> io::Result<Option<Mac>> {
+    pub(super) fn ask(&self, ip: IpAddr) -> io::Result<Option<Mac>> {
         let mut frame = [0_u8; 2048];
         for _ in 0..PROBES {
             send(&self.socket, &probe(self.mac, ip), SendFlags::empty())?;
@@ -71,7 +71,7 @@ impl Link {
     ///
     /// # Errors
     /// Nothing can be sent.
-    pub fn announce(&self, ip: IpAddr) -> io::Result<()> {
+    pub(super) fn announce(&self, ip: IpAddr) -> io::Result<()> {
         for frame in announcements(self.mac, ip) {
             send(&self.socket, &frame, SendFlags::empty())?;
         }

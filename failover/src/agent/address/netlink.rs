@@ -9,11 +9,15 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
+};
 
 use super::Vip;
 
+/// Protocol 0 of the family.
+const NETLINK_ROUTE: Option<Protocol> = None;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
@@ -34,7 +38,7 @@ const HEADER: usize = 16;
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A socket to the kernel.
-pub struct Netlink {
+pub(super) struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
@@ -44,8 +48,8 @@ impl Netlink {
     ///
     /// # Errors
     /// Those of `socket` and `bind`.
-    pub fn open() -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::ROUTE))?;
+    pub(super) fn open() -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, NETLINK_ROUTE)?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Self { socket, sequence: 0 })
     }
@@ -54,7 +58,7 @@ impl Netlink {
     ///
     /// # Errors
     /// There is none of that name (`ENODEV`).
-    pub fn index(&self, interface: &str) -> io::Result<u32> {
+    pub(super) fn index(&self, interface: &str) -> io::Result<u32> {
         Ok(rustix::net::netdevice::name_to_index(&self.socket, interface)?)
     }
 
@@ -62,7 +66,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's, such as `EPERM` without `CAP_NET_ADMIN`.
-    pub fn add(&mut self, index: u32, vip: Vip, valid_for: Duration) -> io::Result<()> {
+    pub(super) fn add(&mut self, index: u32, vip: Vip, valid_for: Duration) -> io::Result<()> {
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE | NLM_F_CREATE;
         let sequence = self.next();
         self.request(&message(RTM_NEWADDR, flags, sequence, index, vip, Some(valid_for)), sequence)
@@ -72,7 +76,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn remove(&mut self, index: u32, vip: Vip) -> io::Result<bool> {
+    pub(super) fn remove(&mut self, index: u32, vip: Vip) -> io::Result<bool> {
         let sequence = self.next();
         match self.request(&message(RTM_DELADDR, NLM_F_REQUEST | NLM_F_ACK, sequence, index, vip, None), sequence) {
             Ok(()) => Ok(true),

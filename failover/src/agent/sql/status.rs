@@ -213,7 +213,10 @@ mod tests {
         .into();
         let answer = answer(&Variables::new(), &BTreeMap::new(), Some(&slave));
         let r = answer.status.replication.unwrap();
-        assert_eq!((r.source.as_str(), r.received.as_str(), r.sql, r.filtered), ("[fd00::7]:3307", "0-1-9,1-1-5", true, true));
+        assert_eq!(
+            (r.source.as_str(), r.received.as_str(), r.sql, r.filtered),
+            ("[fd00::7]:3307", "0-1-9,1-1-5", true, true)
+        );
         assert_eq!((r.io_error, r.sql_error), (Some((1236, "Got fatal error".to_owned())), None));
         assert_eq!(answer.seconds_behind, None);
     }

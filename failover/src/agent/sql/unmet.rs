@@ -16,7 +16,11 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { variable: "log_bin", met: on, mend: "log_bin is off: set log_bin=<base name> in the option file and restart" },
+    Need {
+        variable: "log_bin",
+        met: on,
+        mend: "log_bin is off: set log_bin=<base name> in the option file and restart",
+    },
     Need {
         variable: "log_slave_updates",
         met: on,
@@ -82,7 +86,8 @@ pub(super) fn unmet(variables: &Variables, slave: Option<&BTreeMap<String, Strin
     let using = slave.and_then(|s| s.get("Using_Gtid")).map(String::as_str);
     if using.is_some_and(|u| u.eq_ignore_ascii_case("no")) {
         found.push(
-            "it replicates without GTIDs: STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=slave_pos; START SLAVE".to_owned(),
+            "it replicates without GTIDs: STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=slave_pos; START SLAVE"
+                .to_owned(),
         );
     }
     found
