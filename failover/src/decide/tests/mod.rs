@@ -1,6 +1,7 @@
 //! Decisions, by tables: what befell a healthy cluster, and what is to be done about it.
 
 mod failover;
+mod problems;
 
 use std::time::Duration;
 
