@@ -24,7 +24,7 @@ use std::path::Path;
 pub use agent::{AddressConfig, AdvertiseConfig, AgentConfig, MysqlConfig, ReplicationTls};
 pub use error::{ConfigError, Problem};
 pub use etcd::EtcdSection;
-pub use value::Address;
+pub use value::{Address, duration as parse_duration};
 
 use reader::{Reader, Section};
 
