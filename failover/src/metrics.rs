@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use baton_cluster::store::Leadership;
-use baton_cluster::{HistoryRecord, OperationKind};
+use baton_cluster::{HistoryRecord, OperationKind, Phase};
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry as Prometheus,
@@ -16,7 +16,6 @@ use prometheus::{
 use tokio::time::Instant;
 
 use crate::act::Picture;
-use crate::decide::Severity;
 use crate::model::{AgentFacts, SqlFacts};
 
 /// Upper bounds of the time buckets, in seconds: 0.5 ms to 60 s.
@@ -130,7 +129,7 @@ fn cluster_figures(r: &Prometheus, p: &Picture) {
     set(r, "paused", "1 if automatic failover is paused.", flag(p.facts.paused));
     if let Some(state) = &p.facts.state {
         set(r, "epoch", "Number of the last change of primary.", float(state.epoch));
-        set(r, "has_primary", "1 if the state names a primary.", flag(state.primary.is_some()));
+        set(r, "steady", "1 while a primary serves and nothing is under way.", flag(state.phase == Phase::Steady));
         let primary = gauges(r, "primary", "1 for the node that the state names primary.", &["node"]);
         let acker = gauges(r, "acker", "1 for the relay that holds the grant.", &["relay"]);
         if let Some(node) = &state.primary {
@@ -145,23 +144,14 @@ fn cluster_figures(r: &Prometheus, p: &Picture) {
         let left = p.policy.guard_max.saturating_sub(used);
         set(r, "guard_left", "Automatic failovers that the guard still allows in its window.", f64::from(left));
     }
-    let refusing = gauges(
-        r,
-        "refusing",
-        "1 while something that is due is not done; the labels say what and why.",
-        &["what", "why"],
-    );
+    set(r, "refusing", "1 while something that is due is not done.", flag(p.refusing.is_some()));
+    let reason = gauges(r, "refusing_reason", "1, with what is not done and why as labels.", &["what", "why"]);
     if let Some(refusal) = &p.refusing {
-        refusing.with_label_values(&[refusal.what.as_str(), refusal.why.as_str()]).set(1.0);
+        reason.with_label_values(&[refusal.what.as_str(), refusal.why.as_str()]).set(1.0);
     }
-    let problems = gauges(r, "problems", "Problems by severity.", &["severity"]);
-    for severity in [Severity::Info, Severity::Warning, Severity::Critical] {
-        let count = p.problems().iter().filter(|x| x.severity == severity).count();
-        problems.with_label_values(&[severity.name()]).set(float(count as u64));
-    }
-    let each = gauges(r, "problem", "1 for each problem there is.", &["code", "severity", "subject"]);
+    let problems = gauges(r, "problems", "Problems by code.", &["code", "severity"]);
     for problem in p.problems() {
-        each.with_label_values(&[problem.code, problem.severity.name(), problem.subject.as_str()]).set(1.0);
+        problems.with_label_values(&[problem.code, problem.severity.name()]).inc();
     }
 }
 
@@ -213,7 +203,7 @@ fn register<C: Collector + Clone + 'static>(registry: &Prometheus, collector: pr
 }
 
 fn name(short: &str) -> String {
-    format!("baton_controller_{short}")
+    format!("baton_failover_{short}")
 }
 
 fn counter(registry: &Prometheus, short: &str, help: &str) -> IntCounter {

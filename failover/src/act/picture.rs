@@ -6,7 +6,7 @@ use baton_cluster::LeaderRecord;
 use baton_cluster::store::{Leadership, Snapshot, Versioned};
 use tokio::time::Instant;
 
-use crate::decide::{Decision, Problem, Refusal};
+use crate::decide::{Decision, Memory, Problem, Refusal};
 use crate::model::{ClusterFacts, Policy};
 
 /// One moment.
@@ -16,6 +16,8 @@ pub struct Picture {
     pub at: Instant,
     /// What was known.
     pub facts: ClusterFacts,
+    /// What is remembered from the turns before.
+    pub memory: Memory,
     /// What was decided; a follower decides too, and does nothing.
     pub decision: Decision,
     /// What is due and not done, or waited for.

@@ -187,6 +187,7 @@ impl Runner {
         let picture = Picture {
             at: now,
             facts,
+            memory: self.memory.clone(),
             decision,
             refusing,
             leadership,

@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use super::App;
 use super::reads::etcd_error;
-use crate::act::Answer;
 use crate::act::history::now;
-use crate::decide::{Action, Memory, decide};
+use crate::act::{Answer, Picture};
+use crate::decide::{Action, decide, preflight};
 use crate::http::ApiError;
 use crate::http::client::Call;
 use crate::model::ClusterFacts;
@@ -140,13 +140,13 @@ impl Wish {
         let picture = app.picture()?;
         let request = self.request();
         if self.dry_run {
-            return Ok(Json(self.look(&picture.facts, &picture.policy, &request)?).into_response());
+            return Ok(Json(self.look(&picture, &request)?).into_response());
         }
         if !app.leads() {
             return hand_on(app, path, raw, patience(app)).await;
         }
         // Said at once rather than by the loop: the reason is the same.
-        self.look(&picture.facts, &picture.policy, &request)?;
+        self.look(&picture, &request)?;
         let epoch = ask(app, &request).await?;
         let operation =
             Operation { epoch, kind: self.kind(), to: self.to.clone(), follow: format!("/v1/operations/{epoch}") };
@@ -154,51 +154,46 @@ impl Wish {
     }
 
     /// What the loop would do with it now.
-    fn look(
-        &self,
-        facts: &ClusterFacts,
-        policy: &crate::model::Policy,
-        request: &SwitchoverRequest,
-    ) -> Result<WouldDo, ApiError> {
-        let kind = self.kind();
+    fn look(&self, picture: &Picture, request: &SwitchoverRequest) -> Result<WouldDo, ApiError> {
+        let (kind, facts, policy) = (self.kind(), &picture.facts, &picture.policy);
+        let no = |why: &str, hint: &str| ApiError::conflict(format!("no {kind}: {why}"), hint);
         let Some(state) = &facts.state else {
-            let hint = "batonctl bootstrap --primary NODE names the first primary";
-            return Err(ApiError::conflict(format!("no {kind}: the cluster is not bootstrapped"), hint));
+            return Err(no(
+                "the cluster is not bootstrapped",
+                "batonctl bootstrap --primary NODE names the first primary",
+            ));
         };
         if state.phase != Phase::Steady {
-            let error = format!("no {kind}: epoch {} is under way ({})", state.epoch, state.cause.reason);
-            return Err(ApiError::conflict(error, "wait for its end: batonctl status --watch"));
+            let why = format!("epoch {} is under way ({})", state.epoch, state.cause.reason);
+            return Err(no(&why, "wait for its end: batonctl status --watch"));
         }
         if let Some(other) = facts.request.as_ref() {
-            let error = format!("no {kind}: a request by {} waits to be taken up", other.by);
-            return Err(ApiError::conflict(error, "wait for its end: batonctl status --watch"));
+            let why = format!("a request by {} waits to be taken up", other.by);
+            return Err(no(&why, "wait for its end: batonctl status --watch"));
         }
-        let facts = ClusterFacts { request: Some(request.clone()), ..facts.clone() };
-        let memory = Memory::default().observe(&facts, policy, Duration::ZERO);
-        let decision = decide(&facts, &memory, policy);
-        let rejected = decision.rejected.iter().map(|r| Rejected { node: r.node.clone(), why: r.why.clone() });
-        let would = |to: Option<String>| WouldDo {
+        let asked = ClusterFacts { request: Some(request.clone()), ..facts.clone() };
+        let decision = decide(&asked, &picture.memory, policy);
+        let to = if self.force {
+            match &decision.action {
+                Action::Failover { to, .. } => to.clone().or_else(|| decision.candidate.clone()),
+                Action::RefuseRequest { why, .. } => return Err(no(why, "see batonctl status")),
+                _ => {
+                    let refusal = decision.refusing.as_ref();
+                    let why = refusal.map_or(decision.reason.as_str(), |r| r.why.as_str());
+                    return Err(no(why, refusal.map_or("see batonctl status", |r| r.hint.as_str())));
+                }
+            }
+        } else {
+            let to = preflight(facts, &picture.memory, policy, self.to.as_deref()).map_err(|r| no(&r.why, &r.hint))?;
+            Some(to)
+        };
+        Ok(WouldDo {
             dry_run: true,
             would: kind.to_owned(),
             to,
-            reason: decision.reason.clone(),
-            rejected: rejected.clone().collect(),
-        };
-        match &decision.action {
-            Action::Switchover { to, .. } => Ok(would(Some(to.clone()))),
-            Action::Failover { .. } => Ok(would(self.to.clone().or_else(|| decision.candidate.clone()))),
-            Action::RefuseRequest { why, .. } => {
-                let hint = decision.refusing.as_ref().map_or("see batonctl status", |r| r.hint.as_str());
-                Err(ApiError::conflict(format!("no {kind}: {why}"), hint))
-            }
-            _ => Err(match &decision.refusing {
-                Some(r) => ApiError::conflict(format!("no {kind}: {}", r.why), r.hint.as_str()),
-                None => ApiError::conflict(
-                    format!("no {kind} now: {}", decision.reason),
-                    "something else is more urgent: see batonctl status, and ask again",
-                ),
-            }),
-        }
+            reason: decision.reason,
+            rejected: decision.rejected.into_iter().map(|r| Rejected { node: r.node, why: r.why }).collect(),
+        })
     }
 }
 

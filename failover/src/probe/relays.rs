@@ -26,7 +26,7 @@ struct Status {
     log: Log,
     upstream: Upstream,
     #[serde(default)]
-    cluster: Option<Cluster>,
+    membership: Option<Membership>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,7 +55,7 @@ struct Upstream {
 }
 
 #[derive(Debug, Deserialize)]
-struct Cluster {
+struct Membership {
     #[serde(default)]
     follows: Option<String>,
 }
@@ -137,7 +137,7 @@ fn view_of(status: Status) -> RelayView {
         upstream: status.upstream.state,
         upstream_address: status.upstream.address,
         upstream_heard: status.upstream.heard_ms.map(Duration::from_millis),
-        follows: status.cluster.and_then(|c| c.follows).unwrap_or_default(),
+        follows: status.membership.and_then(|c| c.follows).unwrap_or_default(),
         head: status.log.head.map(|h| h.gtid).unwrap_or_default(),
         writable: status.log.writable,
         complete: status.log.damaged.is_none(),
