@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use baton_failover::agent;
 use baton_failover::config::{ConfigError, ControllerConfig};
 use baton_failover::controller;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -33,6 +34,8 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Stand beside a database server: watch it, hold the virtual IP, obey orders, fence.
+    Agent(agent::AgentArguments),
     /// Watch over a cluster: decide, and order failovers and switchovers.
     Controller(ControllerArguments),
 }
@@ -50,6 +53,7 @@ struct ControllerArguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Command::Agent(args) => agent::main(args, || start_logging(arguments.log_format)),
         Command::Controller(a) => run_controller(&a, arguments.log_format),
     };
     match done {

@@ -26,7 +26,7 @@ pub use agent::{AddressConfig, AdvertiseConfig, AgentConfig, MysqlConfig, Replic
 pub use controller::ControllerConfig;
 pub use error::{ConfigError, Problem};
 pub use etcd::EtcdSection;
-pub use value::Address;
+pub use value::{Address, duration as parse_duration};
 
 use reader::{Reader, Section};
 
