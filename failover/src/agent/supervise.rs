@@ -59,6 +59,7 @@ pub async fn watch_server(core: Arc<Core>, cancel: CancellationToken) {
             () = ended => {}
         }
         core.host.died("ended".to_owned());
+        core.metrics.death();
     }
 }
 
@@ -106,6 +107,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
             }
         };
         core.host.died(how);
+        core.metrics.death();
         if cancel.is_cancelled() {
             return;
         }
@@ -170,6 +172,7 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         rolefile::write(path, start, quiet)
             .map_err(|e| format!("the role file {} can't be written: {e}", path.display()))?;
     }
+    core.contact.forget();
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
     // Beside the file: options on the command line win over all files.
     let options = rolefile::arguments(start, quiet);

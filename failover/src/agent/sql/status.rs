@@ -31,7 +31,7 @@ pub struct Answer {
 }
 
 /// Variables that are read each time, some to be told, some to be judged.
-const VARIABLES: [&str; 24] = [
+const VARIABLES: [&str; 20] = [
     "version",
     "server_id",
     "read_only",
@@ -51,11 +51,7 @@ const VARIABLES: [&str; 24] = [
     "sync_binlog",
     "innodb_flush_log_at_trx_commit",
     "gtid_strict_mode",
-    "gtid_domain_id",
     "max_connections",
-    "default_storage_engine",
-    "report_port",
-    "port",
 ];
 
 /// Values by name.
