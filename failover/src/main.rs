@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use baton_failover::agent;
 use baton_failover::config::{ConfigError, ControllerConfig};
-use baton_failover::{agent, controller};
+use baton_failover::controller;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -33,10 +34,10 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch over a cluster: decide, and order failovers and switchovers.
-    Controller(ControllerArguments),
     /// Stand beside a database server: watch it, hold the virtual IP, obey orders, fence.
     Agent(agent::AgentArguments),
+    /// Watch over a cluster: decide, and order failovers and switchovers.
+    Controller(ControllerArguments),
 }
 
 #[derive(clap::Args)]
@@ -52,8 +53,8 @@ struct ControllerArguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Command::Agent(args) => agent::main(args, || start_logging(arguments.log_format)),
         Command::Controller(a) => run_controller(&a, arguments.log_format),
-        Command::Agent(a) => agent::main(a, || start_logging(arguments.log_format)),
     };
     match done {
         Ok(code) => code,
