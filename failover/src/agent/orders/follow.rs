@@ -45,7 +45,8 @@ pub(super) async fn follow(
             return Err(diverged(core, &own, &common, &surplus).await);
         }
     }
-    replicate(&mut session, &address, &account, &own).await?;
+    let was_primary = matches!(before.role, ServerRole::Primary | ServerRole::Fenced | ServerRole::Diverged);
+    replicate(&mut session, &address, &account, &own, was_primary).await?;
     let following = Following { source: source.clone(), relay: relay.clone() };
     let noted = core.duty.change(move |duty| {
         duty.role = ServerRole::Replica;
@@ -94,7 +95,6 @@ async fn give_up_writing(core: &Core, session: &mut Session) -> Result<(), Refus
     }
     session.run("SET GLOBAL read_only=1").await?;
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=OFF").await?;
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
     let count = events::disable(session).await?;
     if count > 0 {
         tracing::info!(count, "events are disabled: this server is a replica");
@@ -130,7 +130,16 @@ fn account(core: &Core) -> Result<Account, Refusal> {
 }
 
 /// Replicates from there by GTID; if it does already, it is left alone.
-async fn replicate(session: &mut Session, to: &Address, account: &Account, own: &str) -> Result<(), Refusal> {
+///
+/// `was_primary`: its own transactions may come back to it, those that it had lost when it started in the replica role. A server takes events of
+/// its own only as a semi-sync replica in strict GTID mode; without that it would skip them and say nothing.
+async fn replicate(
+    session: &mut Session,
+    to: &Address,
+    account: &Account,
+    own: &str,
+    was_primary: bool,
+) -> Result<(), Refusal> {
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns);
     let get = |name: &str| slave.as_ref().and_then(|s| s.get(name)).map_or("", String::as_str);
     let same = get("Master_Host") == to.host
@@ -149,6 +158,8 @@ async fn replicate(session: &mut Session, to: &Address, account: &Account, own: 
     if beyond(own, &applied).is_some() {
         session.run_within(&format!("SET GLOBAL gtid_slave_pos={}", literal(own)), DISK).await?;
     }
+    let own_events = if was_primary { "ON" } else { "OFF" };
+    session.run(&format!("SET GLOBAL rpl_semi_sync_slave_enabled={own_events}")).await?;
     session.run_secret(&change_master(to, account), "CHANGE MASTER TO the relay").await?;
     session.run_within("START SLAVE", DISK).await?;
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns).unwrap_or_default();
@@ -187,7 +198,7 @@ pub async fn resume(core: &Core) -> Result<(), Refusal> {
     let account = account(core)?;
     let mut session = core.db.connect().await?;
     let own = sorted(&session.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?);
-    replicate(&mut session, &address, &account, &own).await?;
+    replicate(&mut session, &address, &account, &own, false).await?;
     tracing::info!(source = following.source, "the server follows again");
     Ok(())
 }

@@ -101,11 +101,13 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
         }
     }
     session.run("SET GLOBAL read_only=1").await?;
+    // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
     if is_replica {
         session.run_within("STOP SLAVE", DISK).await?;
         session.run_within("RESET SLAVE ALL", DISK).await?;
     }
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
     session.run_within("FLUSH BINARY LOGS", DISK).await?;
     let prepared = Prepared { first_file: last_file(&mut session).await?, gtid: binlog_position(&mut session).await? };
