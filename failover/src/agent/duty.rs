@@ -87,8 +87,8 @@ pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local
 /// Why a server that is the primary of an older epoch is not any more.
 fn deposed(state: &ClusterState, me: &str, duty: &Duty) -> Option<String> {
     let is = |name: &Option<String>| name.as_deref() == Some(me);
-    // Blocked for this very switchover: it writes nothing, and waits for the order to follow.
-    let blocked = duty.blocked.is_some_and(|b| b.epoch == state.epoch);
+    // Blocked for this switchover: it writes nothing, and waits for the order to follow.
+    let blocked = duty.blocked.is_some_and(|b| b.epoch <= state.epoch);
     let epoch = state.epoch;
     match state.phase {
         _ if is(&state.primary) || is(&state.candidate) => None,

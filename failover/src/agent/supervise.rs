@@ -21,6 +21,7 @@ use super::process::Process;
 use super::role::Start;
 use super::rolefile;
 use super::starting::{adopt_role, ask, is_deposed};
+use crate::model::ServerRole;
 
 /// Programs that a pid file may name.
 pub const SERVERS: [&str; 2] = ["mariadbd", "mysqld"];
@@ -101,6 +102,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
             match launch(&core, &command, &start, quiet).await {
                 Ok((process, child)) => {
                     core.host.runs(Arc::clone(&process), true);
+                    end_if_fenced(&core, &process, &start);
                     attend(&core, &process, Some(child), &cancel).await
                 }
                 Err(why) => format!("could not be started: {why}"),
@@ -205,6 +207,15 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         tracing::warn!(%error, "the server's process can't be noted: a restarted agent finds it by its pid file only");
     }
     Ok((process, spawned))
+}
+
+/// A fence that came while the server was being started found nothing to kill.
+fn end_if_fenced(core: &Core, process: &Process, start: &Start) {
+    if *start == Start::Primary && core.duty.get().role != ServerRole::Primary {
+        if let Err(error) = process.kill() {
+            tracing::error!(%error, "a server that was fenced while it was being started can't be killed");
+        }
+    }
 }
 
 /// Waits for the server's end, ending it if that is wanted. How it ended.

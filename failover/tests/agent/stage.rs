@@ -62,6 +62,8 @@ impl Stage {
         for (file, secret) in [("token", TOKEN), ("password", CLUSTER_PASSWORD)] {
             fs::write(dir.join(file), secret)?;
         }
+        // A busy machine is not cut off.
+        let patient = if further.contains("fence_after") { "" } else { "fence_after = \"3s\"" };
         let (at, d) = (host.ip(), dir.display());
         let endpoint = self.etcd.endpoints().first().cloned().context("etcd has an endpoint")?;
         let config = format!(
@@ -90,6 +92,7 @@ replication_password_file = "{d}/password"
 path = "{d}/role.cnf"
 [address]
 interface = "eth0"
+{patient}
 {further}
 "#,
             socket.display(),

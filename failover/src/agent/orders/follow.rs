@@ -48,15 +48,15 @@ pub(super) async fn follow(
     let was_primary = matches!(before.role, ServerRole::Primary | ServerRole::Fenced | ServerRole::Diverged);
     replicate(&mut session, &address, &account, &own, was_primary).await?;
     let following = Following { source: source.clone(), relay: relay.clone() };
-    let noted = core.duty.change(move |duty| {
+    note(core, number, move |duty| {
         duty.role = ServerRole::Replica;
         duty.role_epoch = duty.role_epoch.max(number.epoch);
         duty.following = Some(following);
         duty.blocked = None;
         duty.self_fenced = false;
         duty.surplus = None;
-    });
-    noted.await.map_err(|e| Refusal::silent(e.to_string(), "mend the disk that holds data_dir"))?;
+    })
+    .await?;
     core.note_opened(None);
     tracing::info!(source, relay, "the server follows");
     Ok(OrderResult::default())

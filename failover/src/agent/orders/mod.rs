@@ -166,12 +166,16 @@ async fn note(
     change: impl FnOnce(&mut super::kept::Duty) + Send + 'static,
 ) -> Result<(), Refusal> {
     let noted = core.duty.change(move |duty| {
-        duty.last_order = duty.last_order.max(number);
-        change(duty);
+        // A fence waits for nobody: it may have come in between.
+        if duty.last_order <= number {
+            duty.last_order = number;
+            change(duty);
+        }
     });
     noted
         .await
-        .map_err(|e| Refusal::silent(format!("the order can't be noted: {e}"), "mend the disk that holds data_dir"))
+        .map_err(|e| Refusal::silent(format!("the order can't be noted: {e}"), "mend the disk that holds data_dir"))?;
+    if core.duty.get().last_order > number { Err(Refusal::Superseded) } else { Ok(()) }
 }
 
 /// The process must live for what follows.

@@ -86,6 +86,12 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
         core.address.ask(vip);
     }
     let before = core.duty.get();
+    if before.opened.is_some_and(|(_, epoch)| epoch == number.epoch) && core.read_only() == Some(false) {
+        return Err(Refusal::cannot(
+            format!("this server is the writable primary of epoch {} already", number.epoch),
+            "order open, or a new epoch",
+        ));
+    }
     note(core, number, move |duty| {
         duty.role = ServerRole::Primary;
         duty.role_epoch = number.epoch;
@@ -113,11 +119,11 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
     let prepared = Prepared { first_file: last_file(&mut session).await?, gtid: binlog_position(&mut session).await? };
     let kept = prepared.clone();
     // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
-    let noted = core.duty.change(move |duty| {
+    note(core, number, move |duty| {
         duty.prepared = Some(kept);
         duty.opened = None;
-    });
-    noted.await.map_err(|e| Refusal::silent(e.to_string(), "mend the disk that holds data_dir"))?;
+    })
+    .await?;
     core.note_opened(None);
     answer(&mut session, prepared).await
 }
