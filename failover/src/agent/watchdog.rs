@@ -152,6 +152,7 @@ impl Watchdog {
         note(core, move |duty| {
             duty.role = ServerRole::Primary;
             duty.role_epoch = epoch;
+            duty.opened = Some((duty.last_order.term, epoch));
             duty.blocked = None;
             duty.following = None;
             duty.self_fenced = false;
