@@ -47,6 +47,10 @@ fn replica_is_promoted_step_by_step_and_each_step_can_be_repeated() {
         let again = replica.obeys((1, 2, 5), &json!({"do": "prepare"}))?;
         ensure!(first == again, "{first} {again}");
         ensure!(replica.sql("SELECT @@read_only")? == "1" && replica.slave("Master_Host")?.is_empty());
+        let (code, body) = replica.order((1, 2, 6), &json!({"do": "open", "acker_ms": 10}))?;
+        ensure!(code == 409, "the state does not want it yet: {code} {body}");
+        let promoting = json!({"phase": "promoting", "old_primary": "db-1", "candidate": "db-2"});
+        stage.state(2, None, &promoting)?;
         for step in [6, 7] {
             replica.obeys((1, 2, step), &json!({"do": "open", "acker_ms": 10}))?;
         }
@@ -104,6 +108,7 @@ fn fenced_primary_comes_back_read_only_and_follows_or_keeps_what_only_it_has() {
         primary.obeys((1, 2, 2), &json!({"do": "fence"}))?;
         ensure!(primary.servers().is_empty());
         replica.obeys((1, 2, 3), &json!({"do": "prepare"}))?;
+        stage.state(2, None, &json!({"phase": "promoting", "old_primary": "db-1", "candidate": "db-2"}))?;
         replica.obeys((1, 2, 4), &json!({"do": "open", "acker_ms": 0}))?;
         replica.sql("SET GLOBAL rpl_semi_sync_master_enabled=OFF")?;
         replica.sql("INSERT INTO test.t VALUES (2)")?;

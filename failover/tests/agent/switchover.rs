@@ -94,7 +94,11 @@ fn long_transaction_and_global_lock_are_cut_after_the_drain() {
         primary.obeys((1, 2, 1), &json!({"do": "block", "drain_ms": 100, "timeout_ms": 10000}))?;
         long.query("COMMIT").expect_err("its session was cut");
         ensure!(primary.sql("SELECT COUNT(*) FROM test.t")? == "0");
-        // A later order ends one that runs: the successor's word counts.
+        stage.state(
+            2,
+            None,
+            &json!({"phase": "fencing", "kind": "switchover", "old_primary": "db-1", "candidate": "db-2"}),
+        )?;
         primary.obeys((1, 2, 2), &json!({"do": "unblock"}))?;
         wait_for("writes to work", DEADLINE, || Ok((primary.sql("SELECT @@read_only")? == "0").then_some(())))?;
         Ok(())

@@ -45,8 +45,7 @@ pub(super) async fn follow(
             return Err(diverged(core, &own, &common, &surplus).await);
         }
     }
-    let was_primary = matches!(before.role, ServerRole::Primary | ServerRole::Fenced | ServerRole::Diverged);
-    replicate(&mut session, &address, &account, &own, was_primary).await?;
+    replicate(&mut session, &address, &account, &own).await?;
     let following = Following { source: source.clone(), relay: relay.clone() };
     note(core, number, move |duty| {
         duty.role = ServerRole::Replica;
@@ -131,15 +130,9 @@ fn account(core: &Core) -> Result<Account, Refusal> {
 
 /// Replicates from there by GTID; if it does already, it is left alone.
 ///
-/// `was_primary`: its own transactions may come back to it, those that it had lost when it started in the replica role. A server takes events of
-/// its own only as a semi-sync replica in strict GTID mode; without that it would skip them and say nothing.
-async fn replicate(
-    session: &mut Session,
-    to: &Address,
-    account: &Account,
-    own: &str,
-    was_primary: bool,
-) -> Result<(), Refusal> {
+/// Of one that was a primary, transactions of its own may come back that it had lost when it started in the replica role. A server takes events
+/// of its own id only as a semi-sync replica in strict GTID mode; without that it would skip them and say nothing.
+async fn replicate(session: &mut Session, to: &Address, account: &Account, own: &str) -> Result<(), Refusal> {
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns);
     let get = |name: &str| slave.as_ref().and_then(|s| s.get(name)).map_or("", String::as_str);
     let same = get("Master_Host") == to.host
@@ -158,8 +151,8 @@ async fn replicate(
     if beyond(own, &applied).is_some() {
         session.run_within(&format!("SET GLOBAL gtid_slave_pos={}", literal(own)), DISK).await?;
     }
-    let own_events = if was_primary { "ON" } else { "OFF" };
-    session.run(&format!("SET GLOBAL rpl_semi_sync_slave_enabled={own_events}")).await?;
+    session.run("SET GLOBAL gtid_strict_mode=1").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=ON").await?;
     session.run_secret(&change_master(to, account), "CHANGE MASTER TO the relay").await?;
     session.run_within("START SLAVE", DISK).await?;
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns).unwrap_or_default();
@@ -198,7 +191,7 @@ pub async fn resume(core: &Core) -> Result<(), Refusal> {
     let account = account(core)?;
     let mut session = core.db.connect().await?;
     let own = sorted(&session.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?);
-    replicate(&mut session, &address, &account, &own, false).await?;
+    replicate(&mut session, &address, &account, &own).await?;
     tracing::info!(source = following.source, "the server follows again");
     Ok(())
 }

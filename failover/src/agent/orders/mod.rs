@@ -27,7 +27,7 @@ pub use clone::start as start_clone;
 pub use desk::{Desk, Turn};
 pub use fence::fence_now;
 pub use follow::resume;
-pub use number::{NotObeyed, admit};
+pub use number::{NotObeyed, admit, wants_open, wants_unblock};
 pub use promote::{OpenWait, open};
 
 /// Why an order was not obeyed, or not to its end.
@@ -157,6 +157,37 @@ fn check(core: &Core, number: OrderNumber) -> Result<(), Refusal> {
         tracing::warn!(why, "a late order is refused");
         Refusal::Late { why, last }
     })
+}
+
+/// Asks etcd whether what is ordered is still wanted: who orders may have been frozen since. `wants` looks at the state.
+async fn confirm(
+    core: &Core,
+    number: OrderNumber,
+    wants: fn(&baton_cluster::ClusterState, &str) -> bool,
+) -> Result<(), Refusal> {
+    let asked = core.store.state_and_term().await;
+    let (state, term) = asked.map_err(|e| {
+        Refusal::silent(
+            format!("whether this order is still wanted can't be asked: {e}"),
+            "order it again once etcd answers",
+        )
+    })?;
+    let last = core.duty.get().last_order;
+    if let Some(leader) = term.filter(|leader| number.term < *leader) {
+        let why = format!("it is of term {}, and the present leader's is {leader}", number.term);
+        return Err(Refusal::Late { why, last });
+    }
+    match state {
+        Some(state) if wants(&state.value, &core.config.node) => Ok(()),
+        Some(state) => {
+            let why = format!(
+                "the state (epoch {}, {:?}) does not want this server to be writable",
+                state.value.epoch, state.value.phase
+            );
+            Err(Refusal::Late { why, last })
+        }
+        None => Err(Refusal::Late { why: "there is no cluster in etcd".to_owned(), last }),
+    }
 }
 
 /// Notes the number and what the order makes of this node, before the server is touched.

@@ -6,7 +6,7 @@ use mysql_async::Row;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Refusal, events, must_live, note};
+use super::{Refusal, confirm, events, must_live, note, wants_open};
 use crate::agent::core::Core;
 use crate::agent::kept::Prepared;
 use crate::agent::sql::status::{columns, sorted};
@@ -170,6 +170,7 @@ pub enum OpenWait {
 /// As ordered.
 pub(super) async fn ordered_open(core: &Core, number: OrderNumber, acker_ms: u64) -> Result<OrderResult, Refusal> {
     must_live(core)?;
+    confirm(core, number, wants_open).await?;
     note(core, number, move |duty| {
         duty.role = ServerRole::Primary;
         duty.role_epoch = number.epoch;
