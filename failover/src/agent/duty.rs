@@ -47,6 +47,9 @@ pub struct Verdict {
 
 /// See the module. `state` is none while nothing was read of etcd, or there is no cluster.
 pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local) -> Verdict {
+    if duty.released {
+        return Verdict::default();
+    }
     let mut verdict = Verdict { hold: may_hold(state, me, duty, local), acts: Vec::new() };
     let Some(state) = state else { return verdict };
     if state.epoch < duty.last_order.epoch {
@@ -277,6 +280,7 @@ mod tests {
                 vec!["resume"],
             ),
             ("a bystander", Some(state(4, Phase::Fencing, Failover)), replica, BOOTED, false, vec![]),
+            ("given up", Some(steady(3, ME)), Duty { released: true, ..Duty::default() }, SERVING, false, vec![]),
             ("fenced itself", Some(steady(3, ME)), Duty { self_fenced: true, ..primary_of(3) }, DEAD, false, vec![]),
         ] {
             let found = verdict(state.as_ref(), ME, &duty, local);

@@ -200,6 +200,7 @@ async fn note(
         // A fence waits for nobody: it may have come in between.
         if duty.last_order <= number {
             duty.last_order = number;
+            duty.released = false;
             change(duty);
         }
     });
