@@ -87,10 +87,9 @@ async fn note_role_of_new(core: &Core) {
 /// Starts and restarts `command` until cancelled, then ends it cleanly.
 pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: CancellationToken) {
     let mut pause = Duration::ZERO;
-    let mut adopted = take_over(&core, &command);
     while !cancel.is_cancelled() {
         let begun = Instant::now();
-        let how = if let Some(process) = adopted.take() {
+        let how = if let Some(process) = take_over(&core, &command) {
             let process = Arc::new(process);
             core.host.runs(Arc::clone(&process), false);
             attend(&core, &process, None, &cancel).await
@@ -122,7 +121,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
     }
 }
 
-/// The server of before a restart of the agent.
+/// A server that lives already: of before a restart of the agent, or started by hand.
 fn take_over(core: &Core, command: &[String]) -> Option<Process> {
     let known = core.known.get().child;
     if let Some(process) = known.and_then(|identity| Process::reopen(&identity).ok()) {
