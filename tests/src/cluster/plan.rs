@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::daemon::Daemon;
 use super::node::{self, Node};
@@ -364,7 +364,7 @@ impl Cluster {
         daemons().try_for_each(Daemon::wait_healthy)
     }
 
-    /// `batonctl bootstrap --primary NODE`, as soon as every agent has announced itself.
+    /// `batonctl bootstrap --primary NODE`, as soon as every agent has announced itself and every server answers.
     pub fn bootstrap(&self, primary: &str) -> Result<()> {
         let announced = |kind: &str, count: usize| -> Result<Option<()>> {
             let found = self.etcd().list(&self.key(kind)).map_or(0, |found| found.len());
@@ -372,8 +372,15 @@ impl Cluster {
         };
         crate::wait_for("every agent to be announced", crate::DEADLINE, || announced("nodes/", self.nodes().len()))?;
         crate::wait_for("every relay to be announced", crate::DEADLINE, || announced("relays/", self.relays().len()))?;
-        let done = self.ctl(&["bootstrap", "--primary", primary])?;
-        ensure!(done.code == 0, "batonctl bootstrap ended with {done}");
+        self.nodes().iter().try_for_each(Node::wait_answers)?;
+        // A controller may need another moment to hear of servers that have just come up.
+        let mut last = String::new();
+        let done = crate::wait_for("batonctl bootstrap", crate::DEADLINE, || {
+            let ended = self.ctl(&["bootstrap", "--primary", primary])?;
+            last = ended.to_string();
+            Ok((ended.code == 0).then_some(()))
+        });
+        done.with_context(|| format!("it ended with {last}"))?;
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Fault {
             Self::Unplugged => node.host().unplug(),
             Self::Crashed => node.crash(),
             Self::Switchover => {
-                let ended = cluster.ctl(&["switchover", "--timeout", "60s"])?;
+                let ended = cluster.ctl(&["switchover", "--timeout", "60"])?;
                 ensure!(ended.code == 0, "batonctl switchover ended with {ended}");
                 Ok(())
             }

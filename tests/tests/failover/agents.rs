@@ -114,7 +114,7 @@ fn clients_of_the_old_primary_are_cut_and_clients_with_its_hardware_address_reac
         let writers = load(&cluster, &ledger)?;
         let old = cluster.primary()?.clone();
         let mut open = cluster.client_session()?;
-        let ended = cluster.ctl(&["switchover", "--timeout", "60s"])?;
+        let ended = cluster.ctl(&["switchover", "--timeout", "60"])?;
         ensure!(ended.code == 0, "{ended}");
         ensure!(
             open.query("INSERT INTO test.ledger (writer, n, server) VALUES (0, 1, 0)").is_err(),

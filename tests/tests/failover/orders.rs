@@ -50,7 +50,7 @@ fn guard_refuses_the_failover_that_is_one_too_many_and_says_so() {
         let problem = cluster.wait_problem_of(&["guard_exhausted"])?;
         ensure!(problem["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{problem}");
         // An order by hand is not the guard's business.
-        let ordered = cluster.ctl(&["failover", "--yes", "--timeout", "60s"])?;
+        let ordered = cluster.ctl(&["failover", "--yes", "--timeout", "60"])?;
         ensure!(ordered.code == 0, "{ordered}");
         writers.wait_elsewhere(&second)?;
         second.agent().start()?;
@@ -67,8 +67,8 @@ fn two_switchovers_at_once_end_as_one_and_the_other_is_told() {
         let ledger = Ledger::default();
         let writers = load(&cluster, &ledger)?;
         let (first, second) = (
-            cluster.ctl_in_background(&["switchover", "--to", "db-2", "--timeout", "60s"])?,
-            cluster.ctl_in_background(&["switchover", "--to", "db-3", "--timeout", "60s"])?,
+            cluster.ctl_in_background(&["switchover", "--to", "db-2", "--timeout", "60"])?,
+            cluster.ctl_in_background(&["switchover", "--to", "db-3", "--timeout", "60"])?,
         );
         let ended: Vec<_> = [first, second]
             .into_iter()

@@ -12,7 +12,7 @@ use crate::support::{load, rounds};
 fn refused(cluster: &Cluster, to: &str) -> Result<()> {
     let (epoch, primary) = (cluster.epoch()?, cluster.primary()?.name().to_owned());
     for dry in [true, false] {
-        let mut args = vec!["switchover", "--to", to, "--timeout", "30s"];
+        let mut args = vec!["switchover", "--to", to, "--timeout", "30"];
         args.extend(dry.then_some("--dry-run"));
         let ended = cluster.ctl(&args)?;
         ensure!(ended.code == 3, "a switchover to {to} is not refused: {ended}");
@@ -52,7 +52,7 @@ fn switchover_to_a_named_node_goes_there_and_a_dry_run_nowhere() {
         let dry = cluster.ctl(&["switchover", "--to", "db-3", "--dry-run"])?;
         ensure!(dry.code == 0 && dry.out.contains("db-3") && cluster.epoch()? == epoch, "{dry}");
         for to in ["db-3", "db-2", "db-1"] {
-            let ended = cluster.ctl(&["switchover", "--to", to, "--timeout", "60s"])?;
+            let ended = cluster.ctl(&["switchover", "--to", to, "--timeout", "60"])?;
             ensure!(ended.code == 0, "{ended}");
             ensure!(cluster.wait_settled()?.name() == to, "{}", cluster.state()?);
         }
@@ -102,7 +102,7 @@ fn switchover_whose_leader_dies_at_any_moment_is_finished_or_taken_back() {
             let (old, epoch, leader) = (cluster.primary()?.clone(), cluster.epoch()?, cluster.leader()?.clone());
             let intruders = cluster.intruders(&intruded, &old)?;
             let changes = cluster.watch_state()?;
-            let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60s"])?;
+            let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60"])?;
             cluster.wait_phase(&changes, phase, epoch)?;
             leader.kill9()?;
             let began = Instant::now();
@@ -129,7 +129,7 @@ fn switchover_waits_within_its_bound_for_a_long_transaction_or_is_taken_back() {
         let primary = cluster.primary()?.clone();
         let mut long = primary.session()?;
         long.query("FLUSH TABLES WITH READ LOCK")?;
-        let ended = cluster.ctl(&["switchover", "--timeout", "60s"])?;
+        let ended = cluster.ctl(&["switchover", "--timeout", "60"])?;
         println!("under a global read lock: {ended}");
         let _cut_maybe = long.query("UNLOCK TABLES");
         cluster.wait_settled()?;
@@ -149,7 +149,7 @@ fn primary_that_dies_in_the_middle_of_a_switchover_is_replaced_all_the_same() {
         let writers = load(&cluster, &ledger)?;
         let (old, epoch) = (cluster.primary()?.clone(), cluster.epoch()?);
         let changes = cluster.watch_state()?;
-        let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60s"])?;
+        let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60"])?;
         cluster.wait_phase(&changes, "fencing", epoch)?;
         old.kill_server()?;
         writers.wait_elsewhere(&old)?;
