@@ -35,7 +35,7 @@ impl Ended {
 }
 
 impl Cluster {
-    /// Runs `batonctl` with the cluster's controllers and token, to its end.
+    /// Runs `batonctl` with the cluster's controllers and token, and without being asked, to its end.
     pub fn ctl(&self, args: &[&str]) -> Result<Ended> {
         let output = self.ctl_command(args)?.output().context("can't start batonctl")?;
         Ok(ended(&output))
@@ -52,7 +52,7 @@ impl Cluster {
         let mut command = Command::new(program("nsenter")?);
         command.arg(format!("--net={}", self.client().netns().display())).arg("--").arg(binary("batonctl")?);
         command.env("BATON_ENDPOINTS", endpoints.join(",")).env("BATON_TOKEN_FILE", self.token_file());
-        command.env("LC_ALL", "C").args(args).stdin(std::process::Stdio::null());
+        command.env("LC_ALL", "C").args(args).arg("--yes").stdin(std::process::Stdio::null());
         Ok(command)
     }
 }

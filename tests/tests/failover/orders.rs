@@ -50,7 +50,7 @@ fn guard_refuses_the_failover_that_is_one_too_many_and_says_so() {
         let problem = cluster.wait_problem_of(&["guard_exhausted"])?;
         ensure!(problem["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{problem}");
         // An order by hand is not the guard's business.
-        let ordered = cluster.ctl(&["failover", "--yes", "--timeout", "60"])?;
+        let ordered = cluster.ctl(&["failover", "--timeout", "60"])?;
         ensure!(ordered.code == 0, "{ordered}");
         writers.wait_elsewhere(&second)?;
         second.agent().start()?;
