@@ -82,6 +82,18 @@ pub enum Upkeep {
         /// Why.
         why: String,
     },
+    /// The primary's agent does not know that it serves: it was started while that was being decided.
+    Open {
+        /// The primary.
+        node: String,
+    },
+    /// The acker holds the grant and does not receive: its account may still be locked from an earlier revocation.
+    AllowAcker {
+        /// The primary.
+        node: String,
+        /// The acker's account.
+        user: String,
+    },
 }
 
 /// Why something that would be due is not done.

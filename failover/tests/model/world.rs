@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use baton_cluster::{ClusterState, Grant, Tail};
+use baton_cluster::{ClusterState, Grant, Phase, Tail};
 use baton_failover::act::plan::{Outcome, Progress, Step};
 use baton_failover::model::invariants::{self, Violation};
 use baton_failover::model::{OrderKind, OrderNumber, OrderResult};
@@ -293,6 +293,17 @@ impl World {
         told(r, relay)
     }
 
+    /// What makes a server writable is obeyed only while etcd still wants it.
+    fn still_wanted(&self, s: usize, kind: &OrderKind) -> bool {
+        let state = &self.etcd.state;
+        let is = |name: &Option<String>| name.as_deref() == Some(&server_name(s));
+        match kind {
+            OrderKind::Open { .. } => is(&state.primary) || state.phase == Phase::Promoting && is(&state.candidate),
+            OrderKind::Unblock {} => is(&state.primary) || state.phase == Phase::Fencing && is(&state.old_primary),
+            _ => true,
+        }
+    }
+
     fn obey(&mut self, s: usize, kind: &OrderKind, number: OrderNumber, rule: Option<Rule>) -> Outcome {
         if self.servers[s].host != Host::Up {
             return Outcome::Unreachable("no answer".to_owned());
@@ -305,6 +316,9 @@ impl World {
             self.violated(grows);
         }
         self.servers[s].last = number.max(self.servers[s].last);
+        if rule != Some(Rule::AgentsObeyLateOrders) && !self.still_wanted(s, kind) {
+            return Outcome::Refused("the state does not want it".to_owned());
+        }
         let acked = self.acked.clone();
         let relays = self.relays.clone();
         let server = &mut self.servers[s];
