@@ -7,6 +7,7 @@ mod dump;
 mod emit;
 mod headers;
 mod held;
+mod names;
 mod pieces;
 mod registry;
 mod request;
@@ -17,4 +18,5 @@ mod stand_in;
 mod start;
 
 pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};
+pub(crate) use request::MIRROR_VARIABLE;
 pub use server::{Options, Shared, serve};

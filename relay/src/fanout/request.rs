@@ -12,6 +12,9 @@ const CAPABILITY_GTID: u32 = 4;
 /// Heartbeats come no more often than this, whatever a client asks for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
 
+/// User variable that a relay sets to have files as they are stored, to the byte: in its log they are named as here.
+pub(crate) const MIRROR_VARIABLE: &str = "baton_mirror";
+
 /// Where a client wants to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StartFrom {
@@ -37,6 +40,8 @@ pub(super) struct DumpRequest {
     pub(super) checksum: Option<ChecksumAlg>,
     /// Send nothing beyond this position (`START SLAVE UNTIL master_gtid_pos`).
     pub(super) until: Option<GtidList>,
+    /// The client keeps the files themselves: events name files as their primary does.
+    pub(super) mirror: bool,
 }
 
 impl DumpRequest {
@@ -68,6 +73,7 @@ impl DumpRequest {
             checksum: checksum
                 .map(|c| if c.eq_ignore_ascii_case("CRC32") { ChecksumAlg::Crc32 } else { ChecksumAlg::None }),
             until: list("slave_until_gtid")?,
+            mirror: session.variable(MIRROR_VARIABLE).is_some_and(|v| v != "0"),
         })
     }
 }
@@ -102,6 +108,7 @@ mod tests {
             heartbeat: Some(Duration::from_nanos(30_000_001_024)),
             checksum: Some(ChecksumAlg::Crc32),
             until: None,
+            mirror: false,
         };
         assert_eq!(r, Some(expected));
     }

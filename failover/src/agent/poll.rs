@@ -1,0 +1,122 @@
+//! Asks the server how it does, again and again, over one kept session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::core::Core;
+use super::kept::KnownServer;
+use super::sql::status::{Answer, ask};
+use super::sql::{Session, SqlError};
+use crate::config::MysqlConfig;
+
+/// What was answered last, by the process that lives now.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The answer; kept while the same process lives, however old.
+    pub answer: Option<Answer>,
+    /// When.
+    pub at: Option<Instant>,
+    /// Why it does not answer now.
+    pub error: Option<String>,
+}
+
+impl Observed {
+    /// Whether the server answers at present.
+    pub fn is_fresh(&self, config: &MysqlConfig) -> bool {
+        self.answer.is_some() && self.error.is_none() && self.at.is_some_and(|at| at.elapsed() < patience(config))
+    }
+}
+
+fn patience(config: &MysqlConfig) -> Duration {
+    config.poll * 2 + config.timeout
+}
+
+/// Asks until cancelled: every `mysql.poll`, and whenever an order has changed something.
+pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
+    let mut session: Option<Session> = None;
+    let mut states = core.host.subscribe();
+    let mut ticks = interval(core.config.mysql.poll);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = states.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                states.borrow_and_update();
+                session = None;
+                core.observed.send_replace(Observed::default());
+            }
+            _ = ticks.tick() => {}
+            () = core.desk.looked_for() => {}
+        }
+        if core.host.alive().is_none() {
+            session = None;
+            continue;
+        }
+        // A death in the middle of it is noticed above: nothing of it is kept.
+        let dead = died(&mut states);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = dead => {
+                session = None;
+                core.observed.send_replace(Observed::default());
+            }
+            answer = answer(&core, &mut session) => note(&core, answer).await,
+        }
+    }
+}
+
+async fn died(states: &mut watch::Receiver<super::host::HostState>) {
+    if states.wait_for(|s| s.alive().is_none()).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn answer(core: &Core, session: &mut Option<Session>) -> Result<Answer, SqlError> {
+    let mut open = match session.take().filter(Session::is_usable) {
+        Some(open) => open,
+        None => core.db.connect().await?,
+    };
+    let answer = ask(&mut open).await?;
+    *session = Some(open);
+    Ok(answer)
+}
+
+async fn note(core: &Core, answer: Result<Answer, SqlError>) {
+    match answer {
+        Ok(answer) => {
+            remember(core, &answer).await;
+            let now = Some(Instant::now());
+            core.observed.send_replace(Observed { answer: Some(answer), at: now, error: None });
+        }
+        Err(error) => core.observed.send_modify(|o| {
+            let error = error.to_string();
+            if o.error.as_ref() != Some(&error) {
+                tracing::warn!(error, "the server does not answer");
+            }
+            o.error = Some(error);
+        }),
+    }
+}
+
+/// Where the server keeps what, for when it is dead.
+async fn remember(core: &Core, answer: &Answer) {
+    let server = KnownServer {
+        datadir: answer.datadir.clone(),
+        log_bin_basename: answer.log_bin_basename.clone(),
+        server_id: answer.status.server_id,
+        version: answer.status.version.clone(),
+    };
+    if core.known.get().server.as_ref() == Some(&server) {
+        return;
+    }
+    if let Err(error) = core.known.change(|k| k.server = Some(server)).await {
+        tracing::warn!(%error, "what the server told of itself can't be kept");
+    }
+}
