@@ -1,6 +1,6 @@
 //! The virtual IP: with a lifetime, held by nobody else, gone when its holder is.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use baton_testbed::{DEADLINE, scenario, wait_for};
 use serde_json::json;
 
@@ -73,6 +73,10 @@ fn ipv6_address_is_usable_at_once_and_a_stranger_is_noticed() {
         let vip = stage.net.spare_ip6(101);
         let stranger = stage.net.host("stranger")?;
         stranger.add_address(vip)?;
+        // Only then does it answer for it.
+        wait_for("the address to be usable", DEADLINE, || {
+            Ok(stranger.inside(|| Ok(std::net::TcpListener::bind((vip, 0)).is_ok()))?.then_some(()))
+        })?;
         let primary = stage.primary(&format!("vip = \"{vip}/64\""))?;
         primary.wait_status("the stranger is named", |s| {
             s["address_error"].as_str().is_some_and(|e| e.contains("hardware address"))

@@ -30,7 +30,7 @@ fn replica_is_promoted_step_by_step_and_each_step_can_be_repeated() {
     scenario("promotion", |bed| {
         let stage = Stage::new(bed)?;
         let (primary, replica) = pair(&stage)?;
-        primary.sql("CREATE EVENT test.e ON SCHEDULE EVERY 1 DAY DO DELETE FROM test.t")?;
+        primary.sql("CREATE EVENT test.e ON SCHEDULE EVERY 1 DAY STARTS CURRENT_TIMESTAMP + INTERVAL 1 DAY DO DELETE FROM test.t")?;
         primary.sql("INSERT INTO test.t VALUES (1), (2)")?;
         let target = primary.sql("SELECT @@gtid_binlog_pos")?;
         let order = json!({"do": "catch_up", "gtid": target, "timeout_ms": 20000});
@@ -166,6 +166,37 @@ fn acker_that_does_not_answer_is_revoked_on_the_primary_and_allowed_again() {
         ensure!(primary.sql("SELECT @@gtid_binlog_pos")? == before, "accounts are not changed in the binlog");
         primary.obeys((1, 2, 5), &json!({"do": "release"}))?;
         ensure!(primary.status()?["role"] == "unassigned");
+        Ok(())
+    });
+}
+
+#[test]
+fn deposed_primary_takes_back_acknowledged_commits_that_its_start_has_truncated() {
+    scenario("own-events", |bed| {
+        let stage = Stage::new(bed)?;
+        let (primary, replica) = pair(&stage)?;
+        // The replica acknowledges: it follows the primary itself here.
+        primary.sql("SET GLOBAL rpl_semi_sync_master_enabled=ON")?;
+        let mut writer = primary.session()?;
+        for n in 0..60 {
+            writer.query(&format!("INSERT INTO test.t VALUES ({n})"))?;
+        }
+        stage.state(2, None, &json!({"phase": "fencing", "old_primary": "db-1"}))?;
+        primary.obeys((1, 2, 1), &json!({"do": "fence"}))?;
+        replica.wait_value("SELECT COUNT(*) FROM test.t", "60")?;
+        let prepared = replica.obeys((1, 2, 2), &json!({"do": "prepare"}))?;
+        stage.state(2, None, &json!({"phase": "promoting", "old_primary": "db-1", "candidate": "db-2"}))?;
+        replica.obeys((1, 2, 3), &json!({"do": "open", "acker_ms": 0}))?;
+        let tail = prepared["gtid"].as_str().unwrap_or_default();
+        stage.epoch(2, "db-2", tail)?;
+        stage.state(2, Some("db-2"), &json!({"old_primary": "db-1"}))?;
+        primary.wait_status("the server answers its agent", |s| s["server"].is_object())?;
+        let lost = primary.sql("SELECT 60 - COUNT(*) FROM test.t")?;
+        ensure!(primary.sql("SELECT @@gtid_binlog_pos")? != tail || lost == "0", "rows are gone that the binlog has");
+        follow(&primary, &replica, (1, 2, 4))?;
+        primary.wait_value("SELECT COUNT(*) FROM test.t", "60")?;
+        let checksum = "SELECT BIT_XOR(CRC32(a)) FROM test.t";
+        ensure!(primary.sql(checksum)? == replica.sql(checksum)?);
         Ok(())
     });
 }

@@ -1,6 +1,6 @@
 //! The server's process: its death, its starts, its life without the agent.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use baton_testbed::{DEADLINE, scenario, wait_for};
 use rustix::process::Signal;
 use serde_json::json;

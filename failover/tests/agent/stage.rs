@@ -56,8 +56,10 @@ impl Stage {
         let host = self.net.host(&name)?;
         let dir = self.bed.path(&name);
         fs::create_dir_all(&dir)?;
-        let (datadir, socket) =
-            (dir.join("data"), std::env::temp_dir().join(format!("{name}-{}.sock", std::process::id())));
+        let (datadir, socket) = (
+            dir.join("data"),
+            std::env::temp_dir().join(format!("{}-{name}-{}.sock", self.bed.name(), std::process::id())),
+        );
         template::copy_with(Accounts::Cluster, &datadir)?;
         for (file, secret) in [("token", TOKEN), ("password", CLUSTER_PASSWORD)] {
             fs::write(dir.join(file), secret)?;
@@ -120,7 +122,7 @@ interface = "eth0"
     pub(crate) fn started(&self, number: u32, further: &str) -> Result<Node> {
         let node = self.node(number, further)?;
         node.start()?;
-        node.wait_sql()?;
+        node.wait_status("the server answers its agent", |s| s["server"].is_object())?;
         Ok(node)
     }
 

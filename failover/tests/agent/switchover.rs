@@ -10,7 +10,9 @@ fn writable(stage: &Stage) -> Result<Node> {
     let primary = stage.primary("")?;
     primary.sql("SET GLOBAL rpl_semi_sync_master_enabled=OFF")?;
     primary.sql("CREATE TABLE test.t (a INT PRIMARY KEY)")?;
-    primary.sql("CREATE EVENT test.e ON SCHEDULE EVERY 1 DAY DO DELETE FROM test.t")?;
+    primary.sql(
+        "CREATE EVENT test.e ON SCHEDULE EVERY 1 DAY STARTS CURRENT_TIMESTAMP + INTERVAL 1 DAY DO DELETE FROM test.t",
+    )?;
     primary.wait_status("it holds the address", |s| s["address"].is_string())?;
     Ok(primary)
 }

@@ -110,7 +110,8 @@ impl Runner {
                 return;
             }
         };
-        lead.waits.remove(NAME);
+        // What comes next is another operation, or another part of it.
+        lead.waits.clear();
         lead.progress.committed(&commit);
         if done.began.is_some() {
             lead.began = done.began;

@@ -119,13 +119,15 @@ impl Runner {
         let Some(lead) = &mut self.lead else { return };
         lead.running.retain(|s| *s != step);
         let name = in_words(&step);
+        // Also one that was done: a plan that asks for it again has its reasons, but no haste.
+        let first = !lead.waits.contains_key(&name);
+        let wait = Wait::after(lead.waits.get(&name));
+        lead.waits.insert(name.clone(), wait);
         match &outcome {
             Outcome::Promised { complete, tail, .. } => {
-                lead.waits.remove(&name);
                 tracing::info!(step = name, complete, tail = tail.gtid, "done");
             }
             Outcome::Done(_) => {
-                lead.waits.remove(&name);
                 tracing::info!(step = name, "done");
                 if let Step::RefuseRequest { id, why } = &step {
                     tracing::warn!(id, why, "the request is refused");
@@ -133,9 +135,6 @@ impl Runner {
                 }
             }
             Outcome::Refused(why) | Outcome::Failed(why) | Outcome::Unreachable(why) => {
-                let first = !lead.waits.contains_key(&name);
-                let wait = Wait::after(lead.waits.get(&name));
-                lead.waits.insert(name.clone(), wait);
                 if first {
                     tracing::warn!(step = name, why, "failed");
                 } else {
