@@ -248,7 +248,7 @@ impl Recovery<'_> {
         }
         let walk = Walk::new(&*file, name, head.alg(), FIRST_EVENT..limit, start, Tally::default());
         let mut entries = Vec::new();
-        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived);
+        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived, self.next_arrival(number));
         let (walk, result) =
             collect(walk.verifying(), &mut entries, |_, range, timestamp| arrivals.of(range.end, timestamp));
         let whole = walk.whole;
@@ -266,6 +266,15 @@ impl Recovery<'_> {
         }
         IndexWriter::create(self.storage, name, number, &entries).close(size);
         Ok(())
+    }
+
+    /// When the first of what lies behind a closed file arrived: what is in it came before that.
+    fn next_arrival(&self, number: u64) -> Micros {
+        let base = self.meta.base.as_deref().unwrap_or_default();
+        let later = self.meta.closed.iter().map(|(n, _)| *n).filter(|n| *n > number);
+        let open = self.meta.closed.last().map(|(last, _)| last + 1);
+        let known = later.chain(open).find_map(|n| arrivals::first(self.storage, &format!("{base}.{n:06}")));
+        known.map_or_else(Micros::now, |at| at.min(Micros::now()))
     }
 
     /// Makes a file part of the log; `last` holds at its end, and its last transaction, if any, came at `arrived`.
