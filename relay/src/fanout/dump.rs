@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acks::{AckReader, Acked};
 use super::emit::{EmitError, Emitter, Filter};
 use super::headers::read_header_events;
 use super::pieces::{Pieces, Taken};
@@ -103,6 +104,28 @@ struct Flow {
     counted: u64,
     /// Up to here the client has had everything when it was last looked at how fast it got it.
     delivered: LogPos,
+    /// Of a client that acknowledges.
+    acks: Option<Acks>,
+}
+
+/// What a client acknowledges.
+struct Acks {
+    reader: AckReader,
+    acked: Acked,
+    /// Where the last transaction ends in what waits to be written.
+    ends: Option<LogPos>,
+    /// What it sent that was no acknowledgement of anything.
+    ignored: u64,
+}
+
+impl Flow {
+    /// Notes where the last transaction ends in what was taken from the reader's position on.
+    fn note_ends(&mut self) {
+        if let (Some(acks), Some(n)) = (&mut self.acks, self.emitter.take_ends()) {
+            let LogPos { file, offset } = self.reader.position();
+            acks.ends = Some(LogPos { file, offset: offset + n });
+        }
+    }
 }
 
 impl Dump<'_> {
@@ -154,7 +177,7 @@ impl Dump<'_> {
         };
         let mut flow = Flow {
             reader,
-            emitter: Emitter::new(filter, checksum, gtid.at.clone(), self.sequence),
+            emitter: Emitter::new(filter, checksum, gtid.at.clone(), self.sequence, self.request.semi_sync),
             file: pos.file,
             file_name,
             out: Vec::with_capacity(KEEP_BYTES),
@@ -163,7 +186,16 @@ impl Dump<'_> {
             last_sent: Instant::now(),
             counted: 0,
             delivered: pos,
+            acks: self.request.semi_sync.then(|| Acks {
+                reader: AckReader::default(),
+                acked: Acked::new(pos),
+                ends: None,
+                ignored: 0,
+            }),
         };
+        if self.request.semi_sync {
+            self.replica.note_acked(pos);
+        }
         // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
         // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
         // Nor does it where the client has transactions behind the place already: it has seen that start.
@@ -232,6 +264,7 @@ impl Dump<'_> {
                     match flow.pieces.take(&mut flow.emitter, &mut flow.out, bytes)? {
                         Taken::Bytes(n) => {
                             least = 1;
+                            flow.note_ends();
                             flow.reader.advance(n as u64);
                             // Small chunks gather, as long as there are more.
                             if flow.out.len() >= WRITE_BYTES {
@@ -291,7 +324,7 @@ impl Dump<'_> {
                 Ok(())
             }
             () = self.cancel.cancelled() => Err(DumpEnd::Cancelled),
-            read = self.stream.read(&mut probe) => client_said(read, &probe),
+            read = self.stream.read(&mut probe) => self.heard(flow, read, &probe),
             // Sent by the loop, if one is due.
             () = tokio::time::sleep_until(beat) => {
                 if self.request.heartbeat.is_none() {
@@ -341,6 +374,7 @@ impl Dump<'_> {
         self.metrics.fanout_sent_bytes.inc_by(flow.out.len() as u64);
         self.metrics.fanout_sent_events.inc_by(flow.emitter.events() - flow.counted);
         flow.counted = flow.emitter.events();
+        self.take_acks(flow).await?;
         // Heartbeats and the events before the first one deliver nothing.
         if let Some(head) = self.log.head().filter(|head| head.pos == pos && pos > flow.delivered) {
             flow.delivered = pos;
@@ -351,6 +385,50 @@ impl Dump<'_> {
         }
         flow.out.clear();
         flow.last_sent = Instant::now();
+        Ok(())
+    }
+
+    /// Notes what was sent, and takes what the client has acknowledged: between two writes, so that it is never kept from reading by what it
+    /// has to say itself.
+    async fn take_acks(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
+        let Some(acks) = &mut flow.acks else { return Ok(()) };
+        acks.acked.sent(flow.reader.position(), acks.ends.take());
+        self.replica.note_acked(acks.acked.reached());
+        let mut said = [0_u8; 1024];
+        loop {
+            let read = tokio::select! {
+                biased;
+                read = self.stream.read(&mut said) => read,
+                () = std::future::ready(()) => return Ok(()),
+            };
+            self.heard(flow, read, &said)?;
+        }
+    }
+
+    /// What a client says while it is streamed to: acknowledgements, of which those that are none, or of what was never sent, are ignored.
+    fn heard(&self, flow: &mut Flow, read: std::io::Result<usize>, bytes: &[u8]) -> Result<(), DumpEnd> {
+        let Some(Acks { reader, acked, ignored, .. }) = &mut flow.acks else { return client_said(read, bytes) };
+        let n = match read? {
+            0 => return Err(DumpEnd::Left(std::io::ErrorKind::UnexpectedEof.into())),
+            n => n,
+        };
+        let mut ignore = |why: String| {
+            self.metrics.fanout_ignored_acks.inc();
+            *ignored += 1;
+            // One line is a hint, and one for each of a flood of them another flood.
+            if ignored.is_power_of_two() {
+                let identity = &self.replica.identity;
+                tracing::warn!(peer = %identity.peer, connection = identity.connection, server_id = identity.server_id, ignored, why, "ignored what is no acknowledgement of what was sent");
+            }
+        };
+        reader.feed(&bytes[..n], |ack| match ack {
+            Ok(ack) => match self.log.parse_file_name(&ack.file).map(|file| LogPos { file, offset: ack.position }) {
+                Some(pos) if acked.acked(pos) => self.metrics.fanout_acks.inc(),
+                _ => ignore(format!("{}:{} was not sent", ack.file, ack.position)),
+            },
+            Err(why) => ignore(why),
+        });
+        self.replica.note_acked(acked.reached());
         Ok(())
     }
 

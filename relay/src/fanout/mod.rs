@@ -3,6 +3,7 @@
 //! Owns the replication port: logins, the statements that a source answers, start positions, streams, and the list of who is attached.
 //! Promises: nothing beyond the log's head goes out; a slow client slows nobody else, and its memory is bounded.
 
+mod acks;
 mod dump;
 mod emit;
 mod headers;

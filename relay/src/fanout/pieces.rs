@@ -89,7 +89,7 @@ mod tests {
 
     /// Serves `log` through chunks that end at `cuts`, as the stream does.
     fn serve(log: &[u8], cuts: &[usize]) -> Vec<u8> {
-        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default(), 1);
+        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default(), 1, false);
         let mut pieces = Pieces::new(READ);
         let (mut out, mut at, mut least) = (Vec::new(), 0, 1);
         while at < log.len() {

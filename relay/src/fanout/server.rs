@@ -174,6 +174,7 @@ fn replica_row(replica: &Replica, now: Micros) -> ReplicaRow {
         uuid: identity.uuid.clone().unwrap_or_default(),
         seconds: now.millis_since(replica.since) / 1000,
         state: replica.state().name(),
+        semi_sync: replica.semi_sync(),
     }
 }
 
