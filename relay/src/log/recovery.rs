@@ -62,6 +62,7 @@ pub(super) fn recover(storage: &dyn Storage, cluster: &str) -> Result<Recovered,
         gtid: meta.flavor().map(GtidPosition::empty),
         tally: Tally { total: meta.purged_transactions, ..Tally::default() },
         meta,
+        numbers: Vec::new(),
         segments: Segments::new(),
         live: Live::empty(),
         end: LogPos::default(),
@@ -129,6 +130,8 @@ pub(super) fn damaged(file: &str, error: ScanError) -> Stop {
 pub(super) struct Recovery<'a> {
     pub(super) storage: &'a dyn Storage,
     meta: Meta,
+    /// Numbers of all files that are there.
+    numbers: Vec<u64>,
     pub(super) segments: Segments,
     pub(super) live: Live,
     /// Position, transactions, place and time of the last whole one so far.
@@ -156,6 +159,7 @@ impl Recovery<'_> {
                 _ => {}
             }
         }
+        self.numbers = stored.keys().copied().collect();
         for (number, size) in self.meta.closed.clone() {
             let name = format!("{base}.{number:06}");
             let Some(len) = stored.remove(&number) else {
@@ -271,9 +275,8 @@ impl Recovery<'_> {
     /// When the first of what lies behind a closed file arrived: what is in it came before that.
     fn next_arrival(&self, number: u64) -> Micros {
         let base = self.meta.base.as_deref().unwrap_or_default();
-        let later = self.meta.closed.iter().map(|(n, _)| *n).filter(|n| *n > number);
-        let open = self.meta.closed.last().map(|(last, _)| last + 1);
-        let known = later.chain(open).find_map(|n| arrivals::first(self.storage, &format!("{base}.{n:06}")));
+        let mut later = self.numbers.iter().filter(|n| **n > number);
+        let known = later.find_map(|n| arrivals::first(self.storage, &format!("{base}.{n:06}")));
         known.map_or_else(Micros::now, |at| at.min(Micros::now()))
     }
 
