@@ -5,9 +5,11 @@ KEEP    ?= 0
 MINUTES ?= 10
 SEED    ?=
 EACH    ?= 30
+DOCKER  ?= docker
+TAG     ?= latest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench fuzz fmt lint deps
+.PHONY: help demo test soak bench fuzz image fmt lint deps
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +31,10 @@ bench: deps ## Measure the relay against the primary, an intermediate replica an
 
 fuzz: deps ## Fuzz every parser of the wire crate, one behind the other: EACH=30 (seconds)
 	scripts/fuzz.sh $(EACH)
+
+image: ## Build the images baton:TAG (programs) and baton-database:TAG (beside a server); DOCKER=podman, BUILD_ARGS="--build-arg RUNTIME_IMAGE=..."
+	$(DOCKER) build $(BUILD_ARGS) --target baton -t baton:$(TAG) .
+	$(DOCKER) build $(BUILD_ARGS) --target database -t baton-database:$(TAG) .
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -36,6 +36,7 @@ need "ip" "iproute2" has ip
 need "nft" "nftables" has nft
 need "arping" "iputils-arping" has arping
 need "haproxy" "haproxy" has haproxy
+need "promtool" "prometheus" has promtool
 need "Python with venv" "python3-venv" python3 -c "import ensurepip, venv"
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Python replication clients of the tests into a virtual environment: scripts/python-clients.sh DIRECTORY. Instant when they are there.
+# Installs Python packages of the tests into a virtual environment: scripts/python-clients.sh DIRECTORY [REQUIREMENTS]. Instant when they are there.
+# Without a list of requirements: the replication clients.
 set -euo pipefail
 venv=${1:?a directory is wanted}
-requirements=$(cd "$(dirname "$0")/.." && pwd)/tests/python/requirements.txt
+requirements=${2:-$(cd "$(dirname "$0")/.." && pwd)/tests/python/requirements.txt}
 if ! cmp -s "$requirements" "$venv/installed"; then
     rm -rf "$venv"
     python3 -m venv "$venv"

@@ -24,6 +24,7 @@ tests() { "$cargo" test --locked --workspace --no-fail-fast 2>&1 | tee "$log"; }
 
 step format "$cargo" fmt --all --check
 step lints "$cargo" clippy --locked --workspace --all-targets -- -D warnings
+step chart scripts/chart-tests.sh
 step build "$cargo" build --locked -p baton-relay --bins && step tests tests
 
 printf '\n== summary\n'

@@ -8,5 +8,6 @@ pub mod agent;
 pub mod config;
 pub mod ctl;
 pub mod decide;
+pub mod http;
 pub mod model;
 pub mod probe;

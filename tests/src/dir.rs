@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::etcd::EtcdBuilder;
 use crate::mariadb::MariaDbBuilder;
 use crate::ports::Port;
 use crate::procs;
@@ -118,6 +119,11 @@ impl Bed {
     /// A MariaDB server, to be configured and started.
     pub fn mariadb(&self, name: &str) -> MariaDbBuilder {
         MariaDbBuilder::new(self, name)
+    }
+
+    /// An etcd, to be configured and started.
+    pub fn etcd(&self) -> EtcdBuilder {
+        EtcdBuilder::new(self)
     }
 
     /// A relay, to be configured and started.

@@ -28,12 +28,13 @@ pub struct Cmd {
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     cwd: Option<PathBuf>,
+    netns: Option<PathBuf>,
 }
 
 impl Cmd {
     /// A program, looked for in `PATH` unless it is a path.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), args: Vec::new(), env: BTreeMap::new(), cwd: None }
+        Self { program: program.as_ref().to_owned(), args: Vec::new(), env: BTreeMap::new(), cwd: None, netns: None }
     }
 
     /// Adds an argument.
@@ -60,6 +61,12 @@ impl Cmd {
         self
     }
 
+    /// Runs it in a network namespace, named by its file.
+    pub fn netns(mut self, file: impl Into<PathBuf>) -> Self {
+        self.netns = Some(file.into());
+        self
+    }
+
     /// Starts it. Output goes to `log` (appended); with `stdout`, standard output goes there instead (truncated).
     pub fn spawn(&self, log: &Path, stdout: Option<&Path>) -> Result<Proc> {
         catch_signals()?;
@@ -71,7 +78,13 @@ impl Cmd {
         };
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED, "sh"]);
-        command.arg(std::process::id().to_string()).arg(&self.program).args(&self.args);
+        command.arg(std::process::id().to_string());
+        if let Some(file) = &self.netns {
+            let mut option = OsString::from("--net=");
+            option.push(file);
+            command.args([OsStr::new("nsenter"), &option, OsStr::new("--")]);
+        }
+        command.arg(&self.program).args(&self.args);
         command.env("LC_ALL", "C").envs(&self.env);
         command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
         if let Some(cwd) = &self.cwd {
@@ -325,11 +338,10 @@ fn await_end(pid: Pid, weak: &Weak<Inner>) {
     inner.ended.notify_all();
 }
 
-/// The parent death signal is sent when the *thread* that forked ends; tests run in threads that do. So one thread that lasts forks for all.
-fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
-    type Job = (Command, SyncSender<std::io::Result<Child>>);
+/// Starts the thread that forks for all others, if it does not run yet: in the network namespace of whoever calls first.
+pub(crate) fn spawner() -> &'static Sender<Job> {
     static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
+    SPAWNER.get_or_init(|| {
         let (sender, jobs) = channel::<Job>();
         thread::spawn(move || {
             for (mut command, answer) in jobs {
@@ -337,9 +349,16 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
             }
         });
         sender
-    });
+    })
+}
+
+/// A command to be started, and where the child goes.
+pub(crate) type Job = (Command, SyncSender<std::io::Result<Child>>);
+
+/// The parent death signal is sent when the *thread* that forked ends; tests run in threads that do. So one thread that lasts forks for all.
+fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
     let (answer, child) = sync_channel(1);
-    spawner.send((command, answer)).map_err(|_| anyhow!("the thread that starts processes is gone"))?;
+    spawner().send((command, answer)).map_err(|_| anyhow!("the thread that starts processes is gone"))?;
     Ok(child.recv().context("the thread that starts processes is gone")??)
 }
 
@@ -353,7 +372,8 @@ fn catch_signals() -> Result<()> {
     thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             kill_all();
-            for hook in std::mem::take(&mut *hooks()) {
+            // The newest first, as things are dropped.
+            for hook in std::mem::take(&mut *hooks()).into_iter().rev() {
                 hook();
             }
             let _never_returns = signal_hook::low_level::emulate_default_handler(signal);

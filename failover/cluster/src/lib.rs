@@ -15,4 +15,4 @@ pub use records::{
     ControllerRecord, EpochRecord, HistoryRecord, LeaderRecord, NodeRecord, PausedRecord, RelayRecord, Stage,
     SwitchoverRequest,
 };
-pub use state::{Cause, ClusterState, OperationKind, Phase, Tail};
+pub use state::{Cause, ClusterState, OperationKind, Phase, RelayAccount, Tail};

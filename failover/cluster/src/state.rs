@@ -51,6 +51,19 @@ pub struct Tail {
     pub position: u64,
 }
 
+/// How the servers know a relay.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayAccount {
+    /// Its account.
+    pub user: String,
+    /// Its `server_id`: names its dump thread.
+    pub server_id: u32,
+    /// Where it stands: what shares a host dies together.
+    #[serde(default)]
+    pub host: String,
+}
+
 /// `/baton/<cluster>/state`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +86,9 @@ pub struct ClusterState {
     pub grant_holder: Option<String>,
     /// Identity of the holder's log, once known: a relay of that name with another log has lost what it acknowledged.
     pub grant_log_id: Option<String>,
+    /// The holder's account on the servers, by which it is revoked there when it can't be asked any more.
+    #[serde(default)]
+    pub grant_account: Option<RelayAccount>,
     /// A new holder within the same epoch acknowledges only once its log holds this GTID position; null: at once.
     #[serde(default)]
     pub grant_after: Option<String>,
@@ -99,6 +115,7 @@ impl ClusterState {
             grant: Grant { epoch: 1, n: 0 },
             grant_holder: None,
             grant_log_id: None,
+            grant_account: None,
             grant_after: None,
             asked: None,
             tail: None,

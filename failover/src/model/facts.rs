@@ -121,6 +121,10 @@ pub struct ClusterFacts {
     pub controllers: Vec<ControllerFacts>,
     /// Ages of the automatic failovers within the guard's window.
     pub recent_failovers: Vec<Duration>,
+    /// How long this controller has been looking: whatever it never saw has been silent for at least this long.
+    pub watching_for: Duration,
+    /// Keys in etcd whose content can't be read, a sentence each.
+    pub etcd_errors: Vec<String>,
 }
 
 /// What the configuration says about deciding.
@@ -148,6 +152,15 @@ pub struct Policy {
     pub valid_for: Duration,
     /// A disk that does not take writes for this long makes the primary unfit.
     pub disk_timeout: Duration,
+    /// A primary that this controller never saw alive is not given up before it has been looking for this long: after a cold start of
+    /// everything the last primary serves again.
+    pub start_grace: Duration,
+    /// Switchover: running transactions may end by themselves for this long, then they are cut.
+    pub drain: Duration,
+    /// Switchover: for blocking the old primary's writes, `drain` included; then it is taken back.
+    pub block_timeout: Duration,
+    /// Promotion: how long the new primary waits for the acker's connection before it becomes writable anyway.
+    pub acker_timeout: Duration,
 }
 
 impl Default for Policy {
@@ -164,6 +177,10 @@ impl Default for Policy {
             switchover_when_agent_lost: true,
             valid_for: Duration::from_secs(5),
             disk_timeout: Duration::from_secs(5),
+            start_grace: Duration::from_secs(10),
+            drain: Duration::from_millis(500),
+            block_timeout: Duration::from_secs(3),
+            acker_timeout: Duration::from_secs(1),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 pub mod agent;
 pub mod facts;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod invariants;
 pub mod order;
 
 pub use agent::{AgentEvent, AgentStatus, MysqldState, ReplicationStatus, ServerRole, ServerStatus};

@@ -1,0 +1,119 @@
+//! The members of the etcd cluster, and how a request finds one that answers.
+//!
+//! Promises: every request ends within [`REQUEST`] for each member tried and [`TOTAL`] altogether. One connection a member, made when it is
+//! first needed; the member that answered last is asked first, so that a dead one costs one timeout and not one each request.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, Error};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout};
+
+use super::error::StoreError;
+
+/// For one member to answer one request.
+pub(super) const REQUEST: Duration = Duration::from_millis(800);
+/// For a request, over all members.
+pub(super) const TOTAL: Duration = Duration::from_millis(2000);
+
+pub(super) struct Members {
+    members: Vec<Member>,
+    options: ConnectOptions,
+    /// The one that answered last.
+    preferred: AtomicUsize,
+}
+
+struct Member {
+    endpoint: String,
+    client: OnceCell<Client>,
+}
+
+/// How a request to one member ended.
+enum Attempt {
+    /// Another member may answer.
+    Next(String),
+    /// All would say the same.
+    Refused(String),
+}
+
+impl Members {
+    pub(super) fn new(endpoints: &[String], options: ConnectOptions) -> Self {
+        let member = |endpoint: &String| Member { endpoint: endpoint.clone(), client: OnceCell::new() };
+        Self { members: endpoints.iter().map(member).collect(), options, preferred: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn names(&self) -> String {
+        self.members.iter().map(|m| m.endpoint.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Asks one member after the other until one answers. `request` may be sent more than once: it must be one that may be repeated.
+    pub(super) async fn call<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let end = Instant::now() + TOTAL;
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut cause = String::new();
+        // Twice round: a connection that broke while idle fails at its first use.
+        for turn in 0..self.members.len() * 2 {
+            let index = (first + turn) % self.members.len();
+            let Some(member) = self.members.get(index) else { break };
+            let left = end.saturating_duration_since(Instant::now()).min(REQUEST);
+            if left.is_zero() {
+                break;
+            }
+            match self.attempt(member, left, &request).await {
+                Ok(answer) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Attempt::Next(why)) => cause = format!("{}: {why}", member.endpoint),
+                Err(Attempt::Refused(cause)) => {
+                    return Err(StoreError::Refused { endpoint: member.endpoint.clone(), cause });
+                }
+            }
+        }
+        Err(StoreError::Unavailable { tried: self.names(), cause })
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        member: &Member,
+        limit: Duration,
+        request: &impl Fn(Client) -> F,
+    ) -> Result<T, Attempt>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let answer = timeout(limit, async {
+            let connect = || Client::connect([&member.endpoint], Some(self.options.clone()));
+            let client = member.client.get_or_try_init(connect).await?.clone();
+            request(client).await
+        });
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(judge(&error)),
+            Err(_) => Err(Attempt::Next(format!("no answer within {} ms", limit.as_millis()))),
+        }
+    }
+}
+
+/// Codes of gRPC (<https://grpc.io/docs/guides/status-codes/>) that every member would give alike.
+const REFUSALS: [&str; 6] =
+    ["InvalidArgument", "NotFound", "PermissionDenied", "Unauthenticated", "FailedPrecondition", "OutOfRange"];
+
+fn judge(error: &Error) -> Attempt {
+    match error {
+        Error::GRpcStatus(status) => {
+            let text = format!("{} ({:?})", status.message(), status.code());
+            if REFUSALS.contains(&format!("{:?}", status.code()).as_str()) {
+                Attempt::Refused(text)
+            } else {
+                Attempt::Next(text)
+            }
+        }
+        Error::InvalidArgs(_) | Error::InvalidUri(_) => Attempt::Refused(error.to_string()),
+        other => Attempt::Next(other.to_string()),
+    }
+}

@@ -1,0 +1,4 @@
+//! Plans, played on a small stage: the world answers orders as servers, relays and agents would.
+
+mod stage;
+mod story;

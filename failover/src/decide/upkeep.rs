@@ -1,0 +1,57 @@
+//! Orders that need no change of state: every replica is to be fed by a living relay.
+
+use baton_cluster::ClusterState;
+
+use super::Upkeep;
+use super::verdict::agent;
+use crate::model::{ClusterFacts, MysqldState, NodeFacts, ReplicationStatus, ServerRole};
+
+impl Upkeep {
+    /// Why, in one sentence.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Follow { node, relay, why } => format!("{node} is to follow {relay}: {why}"),
+        }
+    }
+}
+
+/// Replicas that no living relay feeds, each with the relay that is to feed it.
+pub(crate) fn due(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
+    let spared = [state.primary.as_deref(), state.candidate.as_deref()];
+    let mut load: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    let mut out = Vec::new();
+    for (name, node) in facts.nodes.iter().filter(|(name, _)| !spared.contains(&Some(name.as_str()))) {
+        let Some(why) = unfed(node, facts) else { continue };
+        let site = node.record.site.as_str();
+        let relays = facts.relays.iter().filter(|(_, r)| r.answers && r.complete);
+        let best = relays.min_by_key(|(relay, r)| {
+            let attached = r.replicas.len() + load.get(relay.as_str()).copied().unwrap_or(0);
+            (r.record.site != site, attached, (*relay).clone())
+        });
+        if let Some((relay, _)) = best {
+            *load.entry(relay.as_str()).or_default() += 1;
+            out.push(Upkeep::Follow { node: name.clone(), relay: relay.clone(), why });
+        }
+    }
+    out
+}
+
+/// Why the node has to be told whom to follow; none if it is fed, or can't or must not be told.
+fn unfed(node: &NodeFacts, facts: &ClusterFacts) -> Option<String> {
+    let status = agent(node)?;
+    if status.mysqld != MysqldState::Running || status.clone.is_some() || status.role == ServerRole::Diverged {
+        return None;
+    }
+    let Some(replication) = &status.server.as_ref()?.replication else {
+        return Some("it does not replicate".to_owned());
+    };
+    if replication.io == "Yes" {
+        return None;
+    }
+    source_is_gone(replication, facts).then(|| format!("its source {} does not answer", replication.source))
+}
+
+/// Whether the source is a relay that does not answer, or none that is known.
+fn source_is_gone(replication: &ReplicationStatus, facts: &ClusterFacts) -> bool {
+    facts.relays.values().filter(|r| r.record.replication == replication.source).all(|r| !r.answers)
+}
