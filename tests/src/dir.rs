@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::cluster::ClusterPlan;
 use crate::etcd::EtcdBuilder;
 use crate::mariadb::MariaDbBuilder;
 use crate::ports::Port;
@@ -119,6 +120,11 @@ impl Bed {
     /// A MariaDB server, to be configured and started.
     pub fn mariadb(&self, name: &str) -> MariaDbBuilder {
         MariaDbBuilder::new(self, name)
+    }
+
+    /// A cluster of database servers, relays and controllers, to be planned and started.
+    pub fn cluster(&self) -> ClusterPlan {
+        ClusterPlan::new(self)
     }
 
     /// An etcd, to be configured and started.

@@ -61,6 +61,13 @@ impl EtcdBuilder {
 
     /// Starts the members and waits until they answer.
     pub fn start(self) -> Result<Etcd> {
+        let etcd = self.prepare()?;
+        etcd.start()?;
+        Ok(etcd)
+    }
+
+    /// Gives the members their places without starting them.
+    pub fn prepare(self) -> Result<Etcd> {
         let mut members = Vec::new();
         for (index, host) in self.hosts.iter().enumerate() {
             let (ip, client, peer, leases) = match host {
@@ -95,14 +102,7 @@ impl EtcdBuilder {
                 _leases: leases,
             })))
         });
-        let etcd = Etcd { members: members.collect::<Result<_>>()? };
-        for member in &etcd.members {
-            member.spawn()?;
-        }
-        for member in &etcd.members {
-            member.wait_ready()?;
-        }
-        Ok(etcd)
+        Ok(Etcd { members: members.collect::<Result<_>>()? })
     }
 }
 
@@ -220,7 +220,8 @@ impl Member {
 
     fn call(&self, path: &str, body: &Value) -> Result<Value> {
         self.on_host(|| {
-            let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(REQUEST)).build().into();
+            let agent: ureq::Agent =
+                ureq::Agent::config_builder().timeout_global(Some(REQUEST)).proxy(None).build().into();
             let mut answer = agent.post(self.endpoint() + path).send_json(body)?;
             Ok(answer.body_mut().read_json()?)
         })
@@ -245,6 +246,17 @@ impl Etcd {
     /// Its members, in the order of their hosts.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Starts the members that do not run, and waits until all answer.
+    pub fn start(&self) -> Result<()> {
+        self.members.iter().try_for_each(Member::spawn)?;
+        self.members.iter().try_for_each(Member::wait_ready)
+    }
+
+    /// The hosts of its members.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.members.iter().filter_map(|member| member.0.host.as_ref())
     }
 
     /// Where clients reach the members.
@@ -303,7 +315,8 @@ impl Etcd {
         thread::Builder::new().name("etcd-watch".into()).spawn(move || {
             let mut stands = Some(stands);
             let watched = member.0.host.as_ref().map_or(Ok(()), Host::enter).and_then(|()| {
-                let mut answer = ureq::post(member.endpoint() + "/v3/watch").send_json(&body)?;
+                let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+                let mut answer = agent.post(member.endpoint() + "/v3/watch").send_json(&body)?;
                 for line in BufReader::new(answer.body_mut().as_reader()).lines() {
                     let line: Value = serde_json::from_str(&line?)?;
                     let _first = stands.take().map(|stands| stands.send(()));

@@ -15,7 +15,9 @@
 //! });
 //! ```
 
+pub mod binaries;
 pub mod certs;
+pub mod cluster;
 pub mod compare;
 pub mod dir;
 pub mod dump;
@@ -37,6 +39,7 @@ pub mod wait;
 pub mod witness;
 
 pub use certs::Certs;
+pub use cluster::{Cluster, ClusterPlan};
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
 pub use dump::Dump;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::dir::Bed;
@@ -442,16 +442,9 @@ impl Drop for Inner {
     }
 }
 
-/// The relay's binary: `BATON_RELAY_BIN`, else `baton-relay` beside the running program or its parent directory (where cargo puts it).
+/// The relay's binary; see [`crate::binaries`].
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("BATON_RELAY_BIN") {
-        return Ok(path.into());
-    }
-    let exe = std::env::current_exe().context("can't find the running program")?;
-    let beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("baton-relay")).find(|path| path.is_file());
-    beside.ok_or_else(|| {
-        anyhow!("no baton-relay beside {}: run cargo build --bin baton-relay, or set BATON_RELAY_BIN", exe.display())
-    })
+    crate::binaries::binary("baton-relay")
 }
 
 fn supervise(weak: &Weak<Inner>) {
@@ -469,12 +462,12 @@ fn supervise(weak: &Weak<Inner>) {
     }
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().timeout_global(Some(HTTP)).http_status_as_error(false).proxy(None);
     config.build().new_agent()
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
     let mut file = file.with_context(|| format!("can't write {}", path.display()))?;
@@ -482,7 +475,7 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Text as TOML: JSON's escapes are a subset of TOML's.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 

@@ -100,10 +100,29 @@ impl Sql {
             Address::Socket(path) => Stream::Unix(unix(path)?),
             Address::Tcp(at) => Stream::Tcp(tcp(*at, timeout)?),
         };
+        Self::begin(stream, address, user, password, timeout)
+    }
+
+    /// As [`Sql::connect`], with limits of their own for the TCP connect and for each answer.
+    pub fn connect_within(
+        at: &Address,
+        user: &str,
+        password: &str,
+        connect: Duration,
+        answer: Duration,
+    ) -> Result<Self> {
+        let stream = match at {
+            Address::Socket(path) => Stream::Unix(unix(path)?),
+            Address::Tcp(at) => Stream::Tcp(tcp(*at, Some(connect))?),
+        };
+        Self::begin(stream, at, user, password, Some(answer))
+    }
+
+    fn begin(stream: Stream, at: &Address, user: &str, password: &str, timeout: Option<Duration>) -> Result<Self> {
         stream.set_timeout(timeout)?;
         let stream = BufReader::with_capacity(64 << 10, stream);
         let mut sql = Self { stream, sequence: 0, thread_id: 0, server_version: String::new(), broken: false };
-        sql.login(user, password).with_context(|| format!("can't log in as {user} at {address:?}"))?;
+        sql.login(user, password).with_context(|| format!("can't log in as {user} at {at:?}"))?;
         Ok(sql)
     }
 

@@ -43,16 +43,33 @@ pub fn server_version() -> Result<String> {
     Ok(version.with_context(|| format!("no version in {text:?}"))?.to_owned())
 }
 
+/// Which accounts a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accounts {
+    /// `repl`, `monitor` and `app`: a server that a relay or a replica is attached to by hand.
+    Plain,
+    /// Those of a cluster: one for the agent, one for each relay, one for the controllers' probes; replicas have none.
+    Cluster,
+}
+
 /// Copies the template to `datadir`, making it first if there is none.
 pub fn copy_to(datadir: &Path) -> Result<()> {
-    let template = template()?;
+    copy_with(Accounts::Plain, datadir)
+}
+
+/// As [`copy_to`], with these accounts.
+pub fn copy_with(accounts: Accounts, datadir: &Path) -> Result<()> {
+    let template = template(accounts)?;
     let status = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(datadir).status()?;
     ensure!(status.success(), "cp of {} to {} ended with {status}", template.display(), datadir.display());
     Ok(())
 }
 
-fn template() -> Result<PathBuf> {
-    let accounts = accounts();
+fn template(accounts: Accounts) -> Result<PathBuf> {
+    let accounts = match accounts {
+        Accounts::Plain => plain(),
+        Accounts::Cluster => clustered(),
+    };
     let base = dir::base()?;
     let name = format!("template-{}-{:08x}", server_version()?, fingerprint(&accounts));
     let made = base.join(&name);
@@ -91,7 +108,36 @@ fn make(draft: &Path, accounts: &str) -> Result<()> {
     Ok(())
 }
 
-fn accounts() -> String {
+/// How many relays of a cluster have an account of their own: `relay_1` and so on.
+pub const RELAY_ACCOUNTS: u32 = 4;
+/// Password of the cluster's accounts on servers and relays, but for `app`.
+pub const CLUSTER_PASSWORD: &str = "cluster-secret";
+
+fn clustered() -> String {
+    let mut text = format!(
+        "FLUSH PRIVILEGES;\n\
+         CREATE DATABASE test;\n\
+         CREATE DATABASE sbtest;\n\
+         CREATE USER baton@localhost IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
+         GRANT ALL ON *.* TO baton@localhost WITH GRANT OPTION;\n\
+         CREATE USER baton_probe@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
+         GRANT SLAVE MONITOR ON *.* TO baton_probe@'%';\n\
+         CREATE USER baton_lag@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
+         GRANT SLAVE MONITOR ON *.* TO baton_lag@'%';\n\
+         CREATE USER app@'%' IDENTIFIED BY '{APP_PASSWORD}';\n\
+         GRANT ALL ON test.* TO app@'%';\n\
+         GRANT ALL ON sbtest.* TO app@'%';\n"
+    );
+    for relay in 1..=RELAY_ACCOUNTS {
+        text += &format!(
+            "CREATE USER relay_{relay}@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
+             GRANT REPLICATION SLAVE ON *.* TO relay_{relay}@'%';\n"
+        );
+    }
+    text
+}
+
+fn plain() -> String {
     format!(
         "FLUSH PRIVILEGES;\n\
          CREATE DATABASE test;\n\

@@ -1,0 +1,14 @@
+//! Whole clusters on hosts of their own lose parts, and keep their promises: no commit that a client was told of is lost, never two servers commit, and in
+//! the end there is one writable primary, or none with the reason told.
+
+mod agents;
+mod candidates;
+mod deaths;
+mod etcd;
+mod leaders;
+mod links;
+mod orders;
+mod relays;
+mod starts;
+mod support;
+mod switchovers;

@@ -1,0 +1,86 @@
+//! What people order, and what the guard forbids: pause and resume, manual failover, too many failovers, two orders at once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use baton_testbed::cluster::Ledger;
+use baton_testbed::scenario;
+
+use crate::support::load;
+
+#[test]
+fn paused_cluster_does_not_fail_over_until_it_is_resumed() {
+    scenario("paused", |bed| {
+        let cluster = bed.cluster().start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let primary = cluster.primary()?.clone();
+        let paused = cluster.ctl(&["pause", "--reason", "maintenance"])?;
+        ensure!(paused.code == 0, "{paused}");
+        primary.crash()?;
+        let refusal = cluster.wait_refusal()?;
+        ensure!(refusal.to_string().contains("pause"), "the refusal does not say that it is paused: {refusal}");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            ensure!(cluster.node("db-2")?.read_only()?, "a failover although paused");
+        }
+        let resumed = cluster.ctl(&["resume"])?;
+        ensure!(resumed.code == 0, "{resumed}");
+        writers.wait_elsewhere(&primary)?;
+        primary.agent().start()?;
+        cluster.wait_settled()?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+#[test]
+fn guard_refuses_the_failover_that_is_one_too_many_and_says_so() {
+    scenario("guard", |bed| {
+        let cluster = bed.cluster().nodes(3).controllers_with("guard", "max", "1").start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let first = cluster.primary()?.clone();
+        first.kill_server()?;
+        writers.wait_elsewhere(&first)?;
+        let second = cluster.wait_settled()?.clone();
+        second.crash()?;
+        let refusal = cluster.wait_refusal()?;
+        ensure!(refusal.to_string().contains("guard"), "the refusal does not name the guard: {refusal}");
+        let problem = cluster.wait_problem_of(&["guard_exhausted"])?;
+        ensure!(problem["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{problem}");
+        // An order by hand is not the guard's business.
+        let ordered = cluster.ctl(&["failover", "--yes", "--timeout", "60s"])?;
+        ensure!(ordered.code == 0, "{ordered}");
+        writers.wait_elsewhere(&second)?;
+        second.agent().start()?;
+        cluster.wait_settled()?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+#[test]
+fn two_switchovers_at_once_end_as_one_and_the_other_is_told() {
+    scenario("two_orders", |bed| {
+        let cluster = bed.cluster().nodes(3).start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (first, second) = (
+            cluster.ctl_in_background(&["switchover", "--to", "db-2", "--timeout", "60s"])?,
+            cluster.ctl_in_background(&["switchover", "--to", "db-3", "--timeout", "60s"])?,
+        );
+        let ended: Vec<_> = [first, second]
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a batonctl panicked"))?)
+            .collect::<Result<_>>()?;
+        ensure!(ended.iter().any(|ended| ended.code == 0), "{ended:?}");
+        for ended in &ended {
+            ensure!(ended.code == 0 || (ended.code == 3 && !ended.err.is_empty()), "{ended}");
+        }
+        cluster.wait_settled()?;
+        writers.wait_more(50)?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
