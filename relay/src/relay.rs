@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use baton_cluster::RelayRecord;
+use baton_cluster::store::{EtcdConfig, Snapshot, Store};
 use baton_wire::auth::StoredPassword;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
@@ -11,14 +13,14 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, AdminOptions, BoxFuture, Changes, View};
-use crate::config::{Config, ConfigError, Problem};
+use crate::admin::{self, AdminOptions, BoxFuture, Changes, EtcdHealth, View};
+use crate::config::{Address, Config, ConfigError, Problem};
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
-use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogObserver, LogStatus, PromiseFile};
+use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogObserver, LogStatus, PromiseFile, Promised};
 use crate::metrics::Metrics;
 use crate::tls;
-use crate::upstream::{self, Control, PromiseAnswer, PromiseError, UpstreamStatus};
+use crate::upstream::{self, Announced, Control, PromiseAnswer, PromiseError, UpstreamStatus};
 
 /// How long the parts may take to end once told to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -31,8 +33,15 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     load_tls(config).map(drop)
 }
 
-/// Asks the primary for the settings that break what acknowledgements promise: one warning each, or one that says why it can't be asked.
+/// Asks the primary for the settings that break what acknowledgements promise: one warning each, or one that says why it can't be asked. In a
+/// cluster, whose primary is not the configuration's affair, etcd is asked instead.
 pub async fn check_primary(config: &Config) -> Vec<String> {
+    if let Some(etcd) = &config.etcd {
+        return match Store::new(&config.cluster, etcd) {
+            Ok(store) => store.ping().await.err().map(|e| e.to_string()).into_iter().collect(),
+            Err(e) => vec![e.to_string()],
+        };
+    }
     let tls = match tls::client_config(config.upstream.tls, config.upstream.ca_file.as_deref()) {
         Ok(tls) => tls,
         Err(e) => return vec![e.to_string()],
@@ -134,8 +143,13 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         Arc::clone(&metrics),
         upstream.clone(),
     );
-    let (control, orders) = Control::new();
+    let cluster = match &config.etcd {
+        Some(etcd) => Some(join(&config, etcd, &log, promise.current(), &cancel)?),
+        None => None,
+    };
+    let (control, orders) = Control::new(cluster.as_ref().map(|c| c.store.clone()));
     let view = Arc::new(RelayView {
+        cluster: cluster.as_ref().map(|c| c.snapshots.clone()),
         log: Arc::clone(&log),
         upstream,
         registry,
@@ -156,8 +170,12 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         "relay started"
     );
 
+    let (source, announced) = match cluster {
+        Some(Cluster { snapshots, announced, .. }) => (upstream::Source::Cluster(snapshots), Some(announced)),
+        None => (upstream::Source::Fixed(config.upstream.addresses), None),
+    };
     let upstream_options = upstream::Options {
-        addresses: config.upstream.addresses,
+        source,
         user: config.upstream.user,
         password: config.upstream.password,
         tls_mode: config.upstream.tls,
@@ -170,7 +188,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         name: config.name,
         port,
     };
-    let parts = upstream::Parts { log, appender, promise, orders, status: upstream_status, metrics };
+    let parts = upstream::Parts { log, appender, promise, orders, status: upstream_status, metrics, announced };
     let fed = tokio::spawn(upstream::run(upstream_options, parts, cancel.clone()));
     let served = tokio::spawn(fanout::serve(replication, shared, cancel.clone()));
     let admin = tokio::spawn(admin::serve(http, view, admin_options, cancel.clone()));
@@ -205,6 +223,41 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     anyhow::ensure!(asked, "a part of the relay ended by itself; see the log lines before");
     tracing::info!("relay stopped");
     Ok(())
+}
+
+/// The relay's part in a cluster.
+struct Cluster {
+    store: Store,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    announced: Announced,
+}
+
+/// Announces the relay in etcd, and begins to watch what is there. That etcd does not answer is no error: it is waited for.
+fn join(
+    config: &Config,
+    etcd: &EtcdConfig,
+    log: &Log,
+    promised: Promised,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Cluster> {
+    let store = Store::new(&config.cluster, etcd)?;
+    let address = |address: &Option<Address>| address.as_ref().map(ToString::to_string).unwrap_or_default();
+    let record = RelayRecord {
+        name: config.name.clone(),
+        replication: address(&config.advertise.replication),
+        http: address(&config.advertise.http),
+        host: config.advertise.host.clone(),
+        site: config.advertise.site.clone(),
+        server_id: config.server_id,
+        user: config.upstream.user.clone(),
+        log_id: log.log_id(),
+        promised: promised.grant,
+        held: promised.held,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let announcement = store.announce(store.keys().relay(&config.name), &record, cancel)?;
+    let snapshots = store.watch(cancel.clone());
+    Ok(Cluster { store, snapshots, announced: Announced::new(announcement, record) })
 }
 
 async fn listen(key: &str, address: &str) -> anyhow::Result<TcpListener> {
@@ -257,6 +310,7 @@ impl lag::History for LogHistory {
 
 /// The running relay as the HTTP side sees it.
 struct RelayView {
+    cluster: Option<watch::Receiver<Arc<Snapshot>>>,
     log: Arc<Log>,
     upstream: watch::Receiver<UpstreamStatus>,
     registry: Arc<Registry>,
@@ -272,6 +326,13 @@ impl View for RelayView {
 
     fn subscribe_head(&self) -> Box<dyn Changes> {
         Box::new(self.log.subscribe())
+    }
+
+    fn etcd(&self) -> Option<EtcdHealth> {
+        let snapshot = self.cluster.as_ref()?.borrow();
+        let known = snapshot.revision > 0;
+        let age = snapshot.heard.elapsed().as_millis();
+        Some(EtcdHealth { healthy: snapshot.healthy, age_ms: known.then(|| u64::try_from(age).unwrap_or(u64::MAX)) })
     }
 
     fn upstream(&self) -> watch::Receiver<UpstreamStatus> {
@@ -299,8 +360,8 @@ impl View for RelayView {
         true
     }
 
-    fn promise(&self, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
-        Box::pin(self.control.promise(grant))
+    fn promise(&self, term: u64, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+        Box::pin(self.control.promise(term, grant))
     }
 
     fn metrics(&self) -> Arc<Metrics> {

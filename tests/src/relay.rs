@@ -186,6 +186,10 @@ impl RelayBuilder {
         default("lag", "password_file", secret("monitor", MONITOR_PASSWORD)?);
         default("listen", "replication", quoted(&format!("127.0.0.1:{port}")));
         default("listen", "http", quoted(&format!("127.0.0.1:{http}")));
+        if self.sections.contains_key("etcd") {
+            default("advertise", "replication", quoted(&format!("127.0.0.1:{port}")));
+            default("advertise", "http", quoted(&format!("127.0.0.1:{http}")));
+        }
         let mut top = self.top.clone();
         top.entry("data_dir".to_owned()).or_insert_with(|| quoted(&dir.join("data").display().to_string()));
         let mut text = lines(&top);

@@ -23,7 +23,7 @@ use secrecy::SecretString;
 use crate::clock::Micros;
 
 pub use serve::serve;
-pub use view::{BoxFuture, Changes, View};
+pub use view::{BoxFuture, Changes, EtcdHealth, View};
 
 /// How HTTP is served.
 #[derive(Debug, Clone)]

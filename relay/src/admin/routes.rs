@@ -128,7 +128,7 @@ async fn status(State(app): State<App>) -> Json<Status> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PromiseOrder {
-    /// The controller's term; kept for its log, a relay that stands alone has nothing to compare it with.
+    /// The controller's term; a relay that stands alone has nothing to compare it with.
     term: u64,
     grant: Grant,
 }
@@ -141,11 +141,20 @@ async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) ->
     let order: PromiseOrder =
         serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
     tracing::info!(term = order.term, grant = %order.grant, "asked to promise");
-    match app.view.promise(order.grant).await {
+    match app.view.promise(order.term, order.grant).await {
         Ok(answer) => Ok(Json(answer)),
         Err(error @ PromiseError::Lower { promised, .. }) => {
             let hint = "ask with a higher grant, if the operation is still wanted";
             Err(ApiError::new(StatusCode::CONFLICT, error.to_string(), hint).promised(promised))
+        }
+        Err(error @ PromiseError::NotOrdered(_)) => {
+            let promised = app.view.upstream().borrow().promised.grant;
+            let hint = "nothing was promised; read the cluster's state anew before anything is ordered";
+            Err(ApiError::new(StatusCode::CONFLICT, error.to_string(), hint).promised(promised))
+        }
+        Err(error @ PromiseError::Unasked(_)) => {
+            let hint = "nothing was promised: the relay acknowledges on under the grant that it holds; ask again once etcd answers";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), hint))
         }
         Err(error @ (PromiseError::Storage(_) | PromiseError::Stopping)) => {
             let hint = "no promise was given: the relay may acknowledge on; ask again, or revoke it on the primary";

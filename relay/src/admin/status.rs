@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::routes::App;
-use super::view::View;
+use super::view::{EtcdHealth, View};
 use crate::clock::Micros;
 use crate::fanout::Replica;
 use crate::lag::HeadReport;
@@ -21,7 +21,26 @@ pub(super) struct Status {
     listen: Listen,
     log: Log,
     upstream: Upstream,
+    /// Null where the relay stands alone.
+    membership: Option<Membership>,
     replicas: Vec<Attached>,
+}
+
+/// The relay's part in a cluster.
+#[derive(Debug, Serialize)]
+struct Membership {
+    follows: &'static str,
+    of: Option<String>,
+    grant: Grant,
+    held: bool,
+    epoch: Option<u64>,
+    etcd: Etcd,
+}
+
+#[derive(Debug, Serialize)]
+struct Etcd {
+    healthy: bool,
+    age_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,6 +84,7 @@ pub(super) struct Upstream {
     hint: Option<String>,
     connects: u64,
     lag_ms: u64,
+    heard_ms: Option<u64>,
     primary_gtid: Option<String>,
     acking: bool,
     promised: Grant,
@@ -140,8 +160,23 @@ impl Status {
                 head: head(view),
                 files: files.collect(),
             },
+            membership: view.etcd().map(|etcd| Membership::new(&upstream, etcd)),
             upstream: Upstream::new(upstream, now),
             replicas: attached(view),
+        }
+    }
+}
+
+impl Membership {
+    fn new(upstream: &UpstreamStatus, etcd: EtcdHealth) -> Self {
+        let followed = upstream.followed.as_ref();
+        Self {
+            follows: followed.map_or("none", |f| f.kind),
+            of: followed.and_then(|f| f.of.clone()),
+            grant: upstream.promised.grant,
+            held: upstream.promised.held,
+            epoch: followed.and_then(|f| f.epoch),
+            etcd: Etcd { healthy: etcd.healthy, age_ms: etcd.age_ms },
         }
     }
 }
@@ -152,6 +187,7 @@ impl Upstream {
             state: status.state.name(),
             since: status.since.rfc3339(),
             lag_ms: status.lag_ms(now),
+            heard_ms: status.heard.map(|at| at.elapsed().as_millis() as u64),
             address: status.address,
             server_id: status.server_id,
             server_version: status.server_version,

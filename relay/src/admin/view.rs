@@ -28,12 +28,23 @@ impl<T: Send + Sync> Changes for watch::Receiver<T> {
     }
 }
 
+/// How etcd answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EtcdHealth {
+    /// Whether it answers at present.
+    pub healthy: bool,
+    /// Milliseconds since it last gave a sign; `None`: never since the start.
+    pub age_ms: Option<u64>,
+}
+
 /// The running relay, as far as HTTP shows it. Nothing here may block for long.
 pub trait View: Send + Sync + 'static {
     /// The last complete transaction; `None` while the log is empty.
     fn head(&self) -> Option<Head>;
     /// Tells when the head moves.
     fn subscribe_head(&self) -> Box<dyn Changes>;
+    /// How etcd answers; `None` where the relay stands alone.
+    fn etcd(&self) -> Option<EtcdHealth>;
     /// The stream from the primary.
     fn upstream(&self) -> watch::Receiver<UpstreamStatus>;
     /// Health of the log.
@@ -46,8 +57,8 @@ pub trait View: Send + Sync + 'static {
     fn lag_report(&self) -> BoxFuture<'_, LagReport>;
     /// Whether replicas can connect.
     fn listening(&self) -> bool;
-    /// Promises never again to acknowledge anything below `grant`; answers once that is durable.
-    fn promise(&self, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>>;
+    /// Promises never again to acknowledge anything below `grant`, if the leader of `term` may order that; answers once it is durable.
+    fn promise(&self, term: u64, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>>;
     /// The relay's figures.
     fn metrics(&self) -> Arc<Metrics>;
 

@@ -7,9 +7,10 @@
 //! Every scalar key can come from the environment: `server_id` from `BATON_RELAY_SERVER_ID`, `[upstream] user` from
 //! `BATON_RELAY_UPSTREAM_USER`, and so on; `[upstream] addresses` too, separated by commas. The environment wins over the file,
 //! an empty variable counts as not set. Passwords come from files (`password_file`, less one trailing newline) or from
-//! `BATON_RELAY_UPSTREAM_PASSWORD`, `BATON_RELAY_LAG_PASSWORD`, `BATON_RELAY_USER_<NAME>_PASSWORD`, the token from `token_file` or
+//! `BATON_RELAY_UPSTREAM_PASSWORD`, `BATON_RELAY_LAG_PASSWORD`, `BATON_RELAY_ETCD_PASSWORD`, `BATON_RELAY_USER_<NAME>_PASSWORD`, the token from `token_file` or
 //! `BATON_RELAY_LISTEN_TOKEN`. Relative paths start at the process's working directory.
 
+mod cluster;
 #[cfg(test)]
 mod documented;
 mod error;
@@ -22,6 +23,8 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+use baton_cluster::store::EtcdConfig;
+pub use cluster::AdvertiseConfig;
 pub use error::{ConfigError, Problem};
 pub use sections::{Ack, LagConfig, ListenConfig, ListenTls, LogConfig, UpstreamConfig, UserConfig};
 pub use start::Start;
@@ -53,6 +56,10 @@ pub struct Config {
     pub log: LogConfig,
     /// How replicas are asked for what they have applied.
     pub lag: LagConfig,
+    /// Where the cluster's state is kept, which names the primary; `None`: the relay stands alone.
+    pub etcd: Option<EtcdConfig>,
+    /// How others reach this relay.
+    pub advertise: AdvertiseConfig,
 }
 
 impl Default for Config {
@@ -67,6 +74,8 @@ impl Default for Config {
             users: Vec::new(),
             log: LogConfig::default(),
             lag: LagConfig::default(),
+            etcd: None,
+            advertise: AdvertiseConfig::default(),
         }
     }
 }
@@ -106,12 +115,7 @@ impl Config {
     fn read(table: toml::Table, r: &mut Reader<'_>) -> Self {
         let d = Self::default();
         let mut s = Section::top(table);
-        s.unsupported(
-            r,
-            "etcd",
-            &["endpoints", "ca_file", "cert_file", "key_file", "user", "password", "password_file", "lease_ttl"],
-        );
-        s.unsupported(r, "advertise", &["replication", "http", "host", "site"]);
+        let etcd = cluster::etcd(s.section(r, "etcd"), r);
         let config = Self {
             cluster: s.require(r, "cluster", "cluster = \"shop\"", |v| v.text().map(str::to_owned)),
             name: s.take(r, "name", |v| v.text().map(str::to_owned)).unwrap_or(d.name),
@@ -122,11 +126,13 @@ impl Config {
                     .ok_or_else(|| "allowed: 1 to 4294967295".to_owned())
             }),
             data_dir: s.take(r, "data_dir", |v| v.text().map(PathBuf::from)).unwrap_or(d.data_dir),
-            upstream: UpstreamConfig::read(s.section(r, "upstream"), r),
+            upstream: UpstreamConfig::read(s.section(r, "upstream"), r, etcd.is_some()),
             listen: ListenConfig::read(s.section(r, "listen"), r),
             users: s.sections(r, "users").into_iter().map(|s| UserConfig::read(s, r)).collect(),
             log: LogConfig::read(s.section(r, "log"), r),
             lag: LagConfig::read(s.section(r, "lag"), r),
+            etcd,
+            advertise: AdvertiseConfig::read(s.section(r, "advertise"), r),
         };
         s.finish(r);
         config
@@ -151,7 +157,7 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             p.push(Problem::new("data_dir", "a directory is wanted, such as /var/lib/baton/relay").with_value("\"\""));
         }
-        p.extend(self.upstream.validate());
+        p.extend(self.upstream.validate(self.etcd.is_some()));
         p.extend(self.listen.validate());
         for (i, user) in self.users.iter().enumerate() {
             p.extend(user.validate(i));
@@ -162,6 +168,15 @@ impl Config {
         }
         p.extend(self.log.validate());
         p.extend(self.lag.validate());
+        if let Some(etcd) = &self.etcd {
+            p.extend(cluster::problems(etcd));
+            if self.listen.token.is_none() {
+                let message =
+                    "is required with [etcd]: controllers order promises with it; or set BATON_RELAY_LISTEN_TOKEN";
+                p.push(Problem::new("listen.token_file", message));
+            }
+        }
+        p.extend(self.advertise.validate(self.etcd.is_some()));
         p
     }
 }

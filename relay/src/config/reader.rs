@@ -58,9 +58,14 @@ impl Raw<'_> {
 
     /// A list of strings; from the environment, separated by commas.
     pub(super) fn list<T: FromStr<Err = String>>(&self) -> Result<Vec<T>, String> {
+        self.texts()?.iter().map(|item| item.parse()).collect()
+    }
+
+    /// The same, as they are written.
+    pub(super) fn texts(&self) -> Result<Vec<String>, String> {
         match self {
-            Self::Toml(Value::Array(items)) => items.iter().map(|v| Raw::Toml(v).parse()).collect(),
-            Self::Text(t) => t.split(',').map(|item| item.trim().parse()).collect(),
+            Self::Toml(Value::Array(items)) => items.iter().map(|v| Raw::Toml(v).text().map(str::to_owned)).collect(),
+            Self::Text(t) => Ok(t.split(',').map(|item| item.trim().to_owned()).collect()),
             Self::Toml(v) => Err(format!("a list of strings in brackets is wanted, not {}", kind(v))),
         }
     }
@@ -144,17 +149,27 @@ pub(super) struct Section {
     /// What stands before the key in environment variables: `BATON_RELAY_UPSTREAM_`; `None` if none are looked up.
     variables: Option<String>,
     table: Table,
+    /// Whether the file or the environment has anything of it.
+    there: bool,
 }
 
 impl Section {
     pub(super) fn top(table: Table) -> Self {
-        Self { title: String::new(), prefix: String::new(), variables: Some("BATON_RELAY_".to_owned()), table }
+        Self {
+            title: String::new(),
+            prefix: String::new(),
+            variables: Some("BATON_RELAY_".to_owned()),
+            table,
+            there: true,
+        }
     }
 
     /// The section `[name]` inside of this one; empty if it is not there.
     pub(super) fn section(&mut self, reader: &mut Reader<'_>, name: &'static str) -> Self {
         reader.known.push((self.title.clone(), name));
-        let table = match self.table.remove(name) {
+        let found = self.table.remove(name);
+        let there = found.is_some();
+        let table = match found {
             None => Table::new(),
             Some(Value::Table(table)) => table,
             Some(other) => {
@@ -167,6 +182,7 @@ impl Section {
             prefix: format!("{name}."),
             variables: Some(format!("BATON_RELAY_{}_", name.to_ascii_uppercase())),
             table,
+            there,
         }
     }
 
@@ -186,7 +202,7 @@ impl Section {
             let prefix = format!("{name}[{i}].");
             match item {
                 Value::Table(table) => {
-                    sections.push(Self { title: format!("[[{name}]]"), prefix, variables: None, table });
+                    sections.push(Self { title: format!("[[{name}]]"), prefix, variables: None, table, there: true });
                 }
                 other => {
                     let message = format!("a section [[{name}]] is wanted, not {}", kind(&other));
@@ -197,20 +213,9 @@ impl Section {
         sections
     }
 
-    /// Refuses a section that is not built yet, if the file or the environment has anything of it.
-    pub(super) fn unsupported(&mut self, reader: &mut Reader<'_>, name: &'static str, keys: &[&'static str]) {
-        reader.known.push((self.title.clone(), name));
-        if self.table.remove(name).is_some() {
-            reader.problems.push(Problem::new(format!("[{name}]"), "not supported yet; leave the section out"));
-        }
-        for key in keys {
-            let variable = format!("BATON_RELAY_{}_{}", name.to_ascii_uppercase(), key.to_ascii_uppercase());
-            if reader.variable(&variable).is_some() {
-                let mut problem = Problem::new(format!("{name}.{key}"), "not supported yet; unset the variable");
-                problem.variable = Some(variable);
-                reader.problems.push(problem);
-            }
-        }
+    /// Whether the file has the section, or a key of it was taken from the environment.
+    pub(super) fn is_there(&self) -> bool {
+        self.there
     }
 
     /// A key's value: from the environment, else from the file, else `None`. One that does not parse is a problem and `None`.
@@ -224,6 +229,7 @@ impl Section {
         let in_file = self.table.remove(key);
         let variable = self.variables.as_ref().map(|p| format!("{p}{}", key.to_ascii_uppercase()));
         let in_env = variable.as_deref().and_then(|v| reader.variable(v));
+        self.there |= in_env.is_some();
         let (parsed, shown) = match (&in_env, &in_file) {
             (Some(text), _) => (parse(Raw::Text(text)), format!("{text:?}")),
             (None, Some(value)) => (parse(Raw::Toml(value)), value.to_string()),
@@ -268,6 +274,7 @@ impl Section {
     ) -> Option<SecretString> {
         let path: Option<PathBuf> = self.take(reader, file_key, |r| r.text().map(PathBuf::from));
         if let Some(secret) = reader.variable(variable) {
+            self.there = true;
             return Some(SecretString::from(secret));
         }
         let path = path?;

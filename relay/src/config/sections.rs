@@ -38,9 +38,9 @@ pub enum ListenTls {
 /// `[upstream]`: the primary.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
-    /// Network paths to the one server, in the order in which they are tried; at least one.
+    /// Network paths to the one server, in the order in which they are tried; at least one, or none where `[etcd]` names the primary.
     pub addresses: Vec<Address>,
-    /// Account on the primary.
+    /// Account on the primary; with `[etcd]` on all servers and relays.
     pub user: String,
     /// Its password, from `password_file` or `BATON_RELAY_UPSTREAM_PASSWORD`.
     pub password: SecretString,
@@ -76,7 +76,7 @@ impl Default for UpstreamConfig {
 }
 
 impl UpstreamConfig {
-    pub(super) fn read(mut s: Section, r: &mut Reader<'_>) -> Self {
+    pub(super) fn read(mut s: Section, r: &mut Reader<'_>, clustered: bool) -> Self {
         let d = Self::default();
         let missing =
             "is required; write password_file = \"/etc/baton/repl.password\" or set BATON_RELAY_UPSTREAM_PASSWORD";
@@ -86,7 +86,11 @@ impl UpstreamConfig {
             r.problems.push(Problem::new(s.key("password_file"), missing));
         }
         let config = Self {
-            addresses: s.require(r, "addresses", "addresses = [\"10.0.1.5:3306\"]", |v| v.list()),
+            addresses: if clustered {
+                s.take(r, "addresses", |v| v.list()).unwrap_or_default()
+            } else {
+                s.require(r, "addresses", "addresses = [\"10.0.1.5:3306\"]", |v| v.list())
+            },
             user: s.require(r, "user", "user = \"repl\"", |v| v.text().map(str::to_owned)),
             password: password.unwrap_or_default(),
             tls: s.take(r, "tls", |v| v.parse()).unwrap_or(d.tls),
@@ -107,11 +111,20 @@ impl UpstreamConfig {
         config
     }
 
-    /// What is wrong with the values.
-    pub fn validate(&self) -> Vec<Problem> {
+    /// What is wrong with the values; `clustered`: there is an `[etcd]`.
+    pub fn validate(&self, clustered: bool) -> Vec<Problem> {
         let mut p = Vec::new();
-        if self.addresses.is_empty() {
+        if self.addresses.is_empty() && !clustered {
             p.push(Problem::new("upstream.addresses", "at least one \"host:port\" is wanted"));
+        }
+        if !self.addresses.is_empty() && clustered {
+            let message =
+                "with [etcd] the cluster's state names the primary; leave addresses out (or [etcd], to stand alone)";
+            p.push(Problem::new("upstream.addresses", message));
+        }
+        if clustered && self.ack != Ack::Durable {
+            let message = "with [etcd] only \"durable\" is allowed: what is acknowledged must survive";
+            p.push(Problem::new("upstream.ack", message));
         }
         for address in self.addresses.iter().filter(|a| a.port == 0) {
             p.push(Problem::new("upstream.addresses", "port 0 can't be connected to").with_value(address));

@@ -266,16 +266,60 @@ fn unknown_keys_name_their_neighbours_and_never_show_their_value() {
     assert!(got[0].contains("did you mean log?"), "{got:?}");
 }
 
+/// The example in a cluster: nothing but `[etcd]` and `[advertise]` more, and no addresses.
+fn clustered(dir: &tempfile::TempDir) -> String {
+    let text = example(dir);
+    let kept = text.lines().filter(|l| !l.starts_with("addresses") && !l.starts_with("ack ")).collect::<Vec<_>>();
+    kept.join("\n")
+        + "\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n\
+           [advertise]\nreplication = \"10.0.1.9:3307\"\nhttp = \"10.0.1.9:8090\"\nsite = \"par1\"\n"
+}
+
 #[test]
-fn what_is_not_built_yet_is_refused_not_ignored() {
+fn a_relay_of_a_cluster_is_told_where_etcd_is_and_not_who_is_primary() {
     let dir = secrets();
-    let text = example(&dir) + "\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n[advertise]\nsite = \"par1\"\n";
-    let got = messages(&text, NO_ENV);
-    assert_eq!(got.len(), 2);
-    assert!(got[0].starts_with("[etcd]: not supported yet") && got[1].starts_with("[advertise]: not supported yet"));
-    let env = environment(&[("BATON_RELAY_ETCD_ENDPOINTS", "http://x")]);
-    let got = messages(&example(&dir), &env);
-    assert!(got[0].starts_with("etcd.endpoints (from BATON_RELAY_ETCD_ENDPOINTS): not supported yet"), "{got:?}");
+    let config = Config::parse(&clustered(&dir), "relay.toml", NO_ENV).unwrap();
+    let etcd = config.etcd.expect("a section");
+    assert_eq!(etcd.endpoints, ["http://10.0.0.1:2379"]);
+    assert_eq!(etcd.lease_ttl, Duration::from_secs(3));
+    assert_eq!(config.advertise.http.unwrap().to_string(), "10.0.1.9:8090");
+    assert_eq!((config.advertise.site.as_str(), config.advertise.host.is_empty()), ("par1", false));
+    assert!(config.upstream.addresses.is_empty());
+    assert!(Config::parse(&example(&dir), "relay.toml", NO_ENV).unwrap().etcd.is_none());
+
+    let env =
+        environment(&[("BATON_RELAY_ETCD_ENDPOINTS", "http://a:1,http://b:2"), ("BATON_RELAY_ETCD_PASSWORD", "p")]);
+    let config = Config::parse(&with(&clustered(&dir), "etcd", "user = \"u\""), "relay.toml", &env).unwrap();
+    assert_eq!(config.etcd.expect("a section").endpoints, ["http://a:1", "http://b:2"]);
+}
+
+#[test]
+fn what_does_not_go_together_in_a_cluster_is_named() {
+    let dir = secrets();
+    let good = clustered(&dir);
+    let without = |start: &str| good.lines().filter(|l| !l.starts_with(start)).collect::<Vec<_>>().join("\n");
+    for (case, text, expected) in [
+        ("addresses too", with(&good, "upstream", "addresses = [\"a:1\"]"), "upstream.addresses: with [etcd]"),
+        ("another ack", with(&good, "upstream", "ack = \"received\""), "upstream.ack: with [etcd] only"),
+        ("no token", without("token_file"), "listen.token_file: is required with [etcd]"),
+        ("no endpoint", without("endpoints"), "etcd.endpoints: at least one"),
+        (
+            "a bad endpoint",
+            good.replace("http://10.0.0.1", "10.0.0.1"),
+            "etcd.endpoints: \"10.0.0.1:2379\" is no endpoint",
+        ),
+        ("a short lease", with(&good, "etcd", "lease_ttl = \"1s\""), "etcd.lease_ttl"),
+        (
+            "nothing to connect to",
+            good.replace("http = \"10.0.1.9", "http = \"0.0.0.0"),
+            "advertise.http = 0.0.0.0:8090",
+        ),
+        ("no address", without("replication = \"10.0.1.9"), "advertise.replication: is required with [etcd]"),
+        ("no etcd", example(&dir) + "\n[advertise]\nsite = \"par1\"\n", "[advertise]: is only used with [etcd]"),
+    ] {
+        let got = messages(&text, NO_ENV);
+        assert!(got.len() == 1 && got[0].starts_with(expected), "{case}: {got:?}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::acks::{AckReader, Acked};
 use super::emit::{EmitError, Emitter, Filter};
 use super::headers::read_header_events;
+use super::names::Names;
 use super::pieces::{Pieces, Taken};
 use super::registry::{Replica, ReplicaState};
 use super::request::{DumpRequest, StartFrom};
@@ -196,6 +197,7 @@ impl Dump<'_> {
         if self.request.semi_sync {
             self.replica.note_acked(pos);
         }
+        flow.pieces.set_names(self.names(pos.file, checksum));
         // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
         // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
         // Nor does it where the client has transactions behind the place already: it has seen that start.
@@ -299,12 +301,18 @@ impl Dump<'_> {
         let rotate =
             Rotate { position: FIRST_EVENT, file: name.clone() }.artificial(self.server_id, flow.emitter.checksum());
         flow.emitter.own(&mut flow.out, &rotate)?;
-        if let Some(info) = self.log.files().into_iter().find(|f| f.number == number) {
+        if let Some(info) = self.log.file(number) {
             flow.emitter.set_checksum(info.checksum);
         }
+        flow.pieces.set_names(self.names(number, flow.emitter.checksum()));
         flow.file = number;
         flow.file_name = name;
         self.flush(flow).await
+    }
+
+    /// How events of a file are to name files: as the log does, to all but those that keep the files themselves.
+    fn names(&self, number: u64, checksum: ChecksumAlg) -> Option<Names> {
+        if self.request.mirror { None } else { Names::of(self.log, number, checksum) }
     }
 
     /// Waits for the head to move, with heartbeats.

@@ -8,6 +8,7 @@ mod dump;
 mod emit;
 mod headers;
 mod held;
+mod names;
 mod pieces;
 mod registry;
 mod request;
@@ -18,4 +19,5 @@ mod stand_in;
 mod start;
 
 pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};
+pub(crate) use request::MIRROR_VARIABLE;
 pub use server::{Options, Shared, serve};

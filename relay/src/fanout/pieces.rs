@@ -5,6 +5,7 @@
 use baton_wire::event::{EventHeader, HEADER_LEN};
 
 use super::emit::{EmitError, Emitter};
+use super::names::Names;
 
 /// Where the stream is inside of a large event.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(super) struct Pieces {
     whole_up_to: usize,
     /// Bytes of a large event that are still to come, and whether they go out.
     large: Option<(usize, bool)>,
+    /// What events that name files have to be changed to, in the present file.
+    names: Option<Names>,
 }
 
 /// What [`Pieces::take`] did.
@@ -27,7 +30,12 @@ pub(super) enum Taken {
 impl Pieces {
     /// Events of more than `whole_up_to` bytes are taken in pieces.
     pub(super) fn new(whole_up_to: usize) -> Self {
-        Self { whole_up_to: whole_up_to.max(HEADER_LEN), large: None }
+        Self { whole_up_to: whole_up_to.max(HEADER_LEN), large: None, names: None }
+    }
+
+    /// From here on events name files in that way.
+    pub(super) fn set_names(&mut self, names: Option<Names>) {
+        self.names = names;
     }
 
     /// Whether a large event has begun that lacks pieces.
@@ -47,9 +55,17 @@ impl Pieces {
             }
             return Ok(Taken::Bytes(n));
         }
-        let whole = emitter.run(out, bytes)?;
+        let plain = if self.names.is_some() { Names::plain(bytes) } else { bytes.len() };
+        let whole = emitter.run(out, &bytes[..plain])?;
         if whole > 0 {
             return Ok(Taken::Bytes(whole));
+        }
+        // Those that name files are small, and never the beginning of a large event.
+        if let Some(names) = self.names.as_ref().filter(|_| plain == 0) {
+            if let Some((event, used)) = names.rename(bytes)? {
+                emitter.run(out, &event)?;
+                return Ok(Taken::Bytes(used));
+            }
         }
         // Not even one: the chunk ends inside an event, which may be larger than a read.
         if bytes.len() < HEADER_LEN {

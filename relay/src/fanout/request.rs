@@ -12,6 +12,9 @@ const CAPABILITY_GTID: u32 = 4;
 /// Heartbeats come no more often than this, whatever a client asks for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
 
+/// User variable that a relay sets to have files as they are stored, to the byte: in its log they are named as here.
+pub(crate) const MIRROR_VARIABLE: &str = "baton_mirror";
+
 /// Where a client wants to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StartFrom {
@@ -39,6 +42,8 @@ pub(super) struct DumpRequest {
     pub(super) until: Option<GtidList>,
     /// The client acknowledges what it has received.
     pub(super) semi_sync: bool,
+    /// The client keeps the files themselves: events name files as their primary does.
+    pub(super) mirror: bool,
 }
 
 impl DumpRequest {
@@ -74,6 +79,7 @@ impl DumpRequest {
                 .iter()
                 .filter_map(|name| session.variable(name))
                 .any(|value| value.parse().is_ok_and(|on: u64| on != 0)),
+            mirror: session.variable(MIRROR_VARIABLE).is_some_and(|v| v != "0"),
         })
     }
 }
@@ -109,6 +115,7 @@ mod tests {
             checksum: Some(ChecksumAlg::Crc32),
             until: None,
             semi_sync: false,
+            mirror: false,
         };
         assert_eq!(r, Some(expected));
     }

@@ -25,10 +25,24 @@ pub struct OpenFile {
     pub number: u64,
     /// The log's base name. The first file decides it for ever.
     pub base: String,
-    /// `server_id` of the upstream; the same within an epoch.
+    /// `server_id` of the primary that wrote it; the same within an epoch.
     pub upstream_server_id: u32,
     /// The upstream's family; the same for ever.
     pub flavor: Flavor,
+    /// The epoch that the file belongs to: one that is new to the log begins with this file. `None` where nobody counts epochs: then a log has
+    /// one, number 1, in which files have the upstream's numbers.
+    pub epoch: Option<FileEpoch>,
+}
+
+/// How the files of an epoch are named at its primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEpoch {
+    /// Its number; never lower than that of the file before.
+    pub epoch: u64,
+    /// A file's number in the log minus the one that the primary gave it.
+    pub shift: i64,
+    /// Base name of the primary's files, which need not be the log's.
+    pub base: String,
 }
 
 /// Bytes that continue the log. Checksums have been verified and transactions told apart by whoever made it.

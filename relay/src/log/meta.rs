@@ -42,6 +42,9 @@ pub(super) struct MetaEpoch {
     pub(super) shift: i64,
     pub(super) begin: (u64, u64),
     pub(super) gtid: Option<String>,
+    /// Base name of the primary's files, where it is not the log's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<String>,
 }
 
 impl Meta {
@@ -119,6 +122,7 @@ impl Meta {
             shift: e.shift,
             begin: LogPos { file: e.begin.0, offset: e.begin.1 },
             gtid: e.gtid.clone(),
+            base: e.base.clone().or_else(|| self.base.clone()).unwrap_or_default(),
         });
         LogIdentity {
             log_id: self.log_id.clone(),

@@ -36,7 +36,7 @@ mod tally;
 mod types;
 mod writer;
 
-pub use appender::{Appender, Batch, OpenFile};
+pub use appender::{Appender, Batch, FileEpoch, OpenFile};
 pub use error::{AppendError, GtidStartError, LogError, ReadError, StorageFailure};
 pub use observer::LogObserver;
 pub use promise::{Grant, PROMISE_FILE, PromiseFile, Promised, may_promise};

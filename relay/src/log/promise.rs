@@ -3,10 +3,9 @@
 //! A promise closes the acknowledging of everything below a grant for ever, so it must be durable before it is answered, also on a full disk: two
 //! sectors are allocated when the directory is first used, and rewritten in turn. The slot that holds the last promise is never overwritten.
 
-use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+pub use baton_cluster::Grant;
 
 use super::error::{LogError, StorageFailure};
 use super::storage::{Storage, StorageFile, read_full};
@@ -18,34 +17,6 @@ const MAGIC: [u8; 8] = *b"BATONPR1";
 const SLOT: u64 = 4096;
 /// Magic, serial, epoch, n, held, CRC32.
 const RECORD: usize = 8 + 8 + 8 + 8 + 8 + 4;
-
-/// The right to acknowledge: held by one relay at a time, each change takes a higher one. Ordered by epoch, then by number. `[7,1]` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(from = "(u64, u64)", into = "(u64, u64)")]
-pub struct Grant {
-    /// Number of the change of primary.
-    pub epoch: u64,
-    /// Number within the epoch.
-    pub n: u64,
-}
-
-impl From<(u64, u64)> for Grant {
-    fn from((epoch, n): (u64, u64)) -> Self {
-        Self { epoch, n }
-    }
-}
-
-impl From<Grant> for (u64, u64) {
-    fn from(g: Grant) -> Self {
-        (g.epoch, g.n)
-    }
-}
-
-impl fmt::Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{},{}]", self.epoch, self.n)
-    }
-}
 
 /// The highest promise, and whether this relay has taken that grant itself since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

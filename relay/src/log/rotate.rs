@@ -38,6 +38,11 @@ impl Writer {
         let mut meta = stored.clone();
         identify(&mut meta, spec)?;
         if again {
+            // Another primary may have got the file that the one before it never filled.
+            if *stored != meta {
+                meta.store(&*log.storage)?;
+                *stored = meta;
+            }
             return Ok(start);
         }
         if let Some(tail) = &mut self.tail {
@@ -97,7 +102,7 @@ impl Writer {
     }
 }
 
-/// Checks who feeds the log against what is recorded, and records it in a new log.
+/// Checks who feeds the log against what is recorded, and records it in a new log and at the beginning of an epoch.
 fn identify(meta: &mut Meta, spec: &OpenFile) -> Result<(), AppendError> {
     let differs = |what, ours: String, theirs: String| AppendError::Identity { what, ours, theirs };
     if spec.base.is_empty() || spec.base.contains(['/', '\0']) {
@@ -110,24 +115,42 @@ fn identify(meta: &mut Meta, spec: &OpenFile) -> Result<(), AppendError> {
         }
         _ => {}
     }
-    match meta.epochs.last() {
-        Some(epoch) if epoch.server_id != spec.upstream_server_id => {
-            Err(differs("server_id", epoch.server_id.to_string(), spec.upstream_server_id.to_string()))
+    if let Some(last) = meta.epochs.last() {
+        let next = spec.epoch.as_ref().map_or(last.epoch, |e| e.epoch);
+        if next < last.epoch {
+            return Err(differs("epoch", last.epoch.to_string(), next.to_string()));
         }
-        Some(_) => Ok(()),
-        None => {
-            meta.base = Some(spec.base.clone());
-            meta.set_flavor(spec.flavor);
-            meta.upstream_server_id = Some(spec.upstream_server_id);
-            meta.epochs.push(MetaEpoch {
-                epoch: 1,
-                server_id: spec.upstream_server_id,
-                first_file: spec.number,
-                shift: 0,
-                begin: (spec.number, FIRST_EVENT),
-                gtid: None,
-            });
-            Ok(())
+        if next == last.epoch {
+            let (server_id, shift) = (spec.upstream_server_id, spec.epoch.as_ref().map_or(last.shift, |e| e.shift));
+            if last.server_id != server_id {
+                return Err(differs("server_id", last.server_id.to_string(), server_id.to_string()));
+            }
+            if last.shift != shift {
+                return Err(differs("shift of file numbers", last.shift.to_string(), shift.to_string()));
+            }
+            return Ok(());
         }
     }
+    // An epoch of which nothing has come leaves its place to the next one.
+    meta.epochs.retain(|e| e.begin < (spec.number, FIRST_EVENT));
+    let (epoch, shift) = spec.epoch.as_ref().map_or((1, 0), |e| (e.epoch, e.shift));
+    let first_file = i64::try_from(spec.number).ok().and_then(|n| n.checked_sub(shift)).and_then(|n| n.try_into().ok());
+    let Some(first_file) = first_file else {
+        return Err(AppendError::Invalid {
+            detail: format!("file number {} can't be shifted by {shift} in epoch {epoch}", spec.number),
+        });
+    };
+    meta.base.get_or_insert_with(|| spec.base.clone());
+    meta.set_flavor(spec.flavor);
+    meta.upstream_server_id = Some(spec.upstream_server_id);
+    meta.epochs.push(MetaEpoch {
+        epoch,
+        server_id: spec.upstream_server_id,
+        first_file,
+        shift,
+        begin: (spec.number, FIRST_EVENT),
+        gtid: None,
+        base: spec.epoch.as_ref().map(|e| e.base.clone()).filter(|base| *base != spec.base),
+    });
+    Ok(())
 }

@@ -143,6 +143,23 @@ pub struct Epoch {
     pub begin: LogPos,
     /// GTID position there, as text; `None` until the file's own list of GTIDs has been seen, and for MySQL.
     pub gtid: Option<String>,
+    /// Base name of the primary's files.
+    pub base: String,
+}
+
+impl Epoch {
+    /// The name that the primary gave to the file of that number in the log.
+    pub fn upstream_name(&self, number: u64) -> Option<String> {
+        let number = i64::try_from(number).ok()?.checked_sub(self.shift)?;
+        (number > 0).then(|| format!("{}.{number:06}", self.base))
+    }
+}
+
+impl LogIdentity {
+    /// The epoch that the file of that number belongs to.
+    pub fn epoch_of(&self, file: u64) -> Option<&Epoch> {
+        self.epochs.iter().rfind(|e| e.begin.file <= file).or(self.epochs.first())
+    }
 }
 
 /// Where a replica that knows its GTID position goes on.

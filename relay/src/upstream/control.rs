@@ -1,5 +1,10 @@
 //! Orders to the upstream side: promises. They come from the HTTP interface, one at a time.
+//!
+//! Promises: in a cluster an order counts only if etcd says, now, that it is the leader's and of the operation that is under way; while etcd can't
+//! be asked, nothing is promised and nothing changes.
 
+use baton_cluster::store::{Store, StoreError};
+use baton_cluster::{ClusterState, LeaderRecord};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -61,6 +66,12 @@ pub enum PromiseError {
         /// What was promised.
         promised: Grant,
     },
+    /// etcd can't be asked whether the order is to be obeyed.
+    #[error("whether this order is to be obeyed can't be asked: {0}")]
+    Unasked(#[from] StoreError),
+    /// The order is not of the operation that is under way, or not of the controller that leads.
+    #[error("{0}")]
+    NotOrdered(String),
     /// It could not be made durable, so it was not given: the relay goes on under the grant that it has.
     #[error("the promise could not be made durable: {0}")]
     Storage(#[from] StorageFailure),
@@ -71,19 +82,90 @@ pub enum PromiseError {
 
 /// Hands orders to the upstream side.
 #[derive(Clone)]
-pub struct Control(mpsc::Sender<Order>);
+pub struct Control {
+    orders: mpsc::Sender<Order>,
+    /// Who is asked whether an order is to be obeyed; `None` where the relay stands alone.
+    store: Option<Store>,
+}
 
 impl Control {
     /// The handle, and what the upstream side takes the orders from.
-    pub fn new() -> (Self, mpsc::Receiver<Order>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), receiver)
+    pub fn new(store: Option<Store>) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, receiver) = mpsc::channel(QUEUE);
+        (Self { orders, store }, receiver)
     }
 
     /// Promises; the answer is given once it is durable and the stream from the primary has ended.
-    pub async fn promise(&self, grant: Grant) -> Result<PromiseAnswer, PromiseError> {
+    pub async fn promise(&self, term: u64, grant: Grant) -> Result<PromiseAnswer, PromiseError> {
+        self.check(term, grant).await?;
         let (answer, given) = oneshot::channel();
-        self.0.send(Order::Promise(grant, answer)).await.map_err(|_| PromiseError::Stopping)?;
+        self.orders.send(Order::Promise(grant, answer)).await.map_err(|_| PromiseError::Stopping)?;
         given.await.map_err(|_| PromiseError::Stopping)?
+    }
+
+    /// Whether an order is to be obeyed.
+    async fn check(&self, term: u64, grant: Grant) -> Result<(), PromiseError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let key = store.keys().leader();
+        let (leader, state) = tokio::try_join!(store.get::<LeaderRecord>(&key), store.state())?;
+        let leads = leader.map(|l| (l.value.name, l.create_revision));
+        is_ordered(
+            term,
+            grant,
+            leads.as_ref().map(|(name, term)| (name.as_str(), *term)),
+            state.as_ref().map(|s| &s.value),
+        )
+        .map_err(PromiseError::NotOrdered)
+    }
+}
+
+/// Whether the order of `term` for `grant` is the leader's and of the operation that is under way. Pure.
+fn is_ordered(
+    term: u64,
+    grant: Grant,
+    leader: Option<(&str, i64)>,
+    state: Option<&ClusterState>,
+) -> Result<(), String> {
+    match leader {
+        None => return Err(format!("no controller leads now, the order is of term {term}")),
+        Some((name, leads)) if u64::try_from(leads) != Ok(term) => {
+            return Err(format!("{name} leads in term {leads}, the order is of term {term}"));
+        }
+        Some(_) => {}
+    }
+    match state.map(|s| s.asked) {
+        None => Err("etcd has no state of this cluster".to_owned()),
+        Some(None) => Err(format!("nothing is asked to be promised now, the order is for grant {grant}")),
+        Some(Some(asked)) if asked != grant => {
+            Err(format!("grant {asked} is asked to be promised now, the order is for {grant}"))
+        }
+        Some(Some(_)) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_leaders_order_of_the_present_operation_is_obeyed() {
+        let grant = |epoch, n| Grant { epoch, n };
+        let asked = |asked| ClusterState {
+            asked,
+            ..ClusterState::bootstrap("db-1", "controller-1", "2026-01-01T00:00:00Z".into())
+        };
+        let (now, leader) = (asked(Some(grant(7, 1))), Some(("controller-1", 12)));
+        assert_eq!(is_ordered(12, grant(7, 1), leader, Some(&now)), Ok(()));
+        for (case, term, wanted, leader, state, words) in [
+            ("an old leader", 11, grant(7, 1), leader, Some(&now), "controller-1 leads in term 12"),
+            ("one of the future", 13, grant(7, 1), leader, Some(&now), "term 13"),
+            ("nobody leads", 12, grant(7, 1), None, Some(&now), "no controller leads"),
+            ("another grant", 12, grant(7, 2), leader, Some(&now), "grant [7,1] is asked"),
+            ("nothing is asked", 12, grant(7, 1), leader, Some(&asked(None)), "nothing is asked"),
+            ("no state", 12, grant(7, 1), leader, None, "no state"),
+        ] {
+            let got = is_ordered(term, wanted, leader, state);
+            assert!(got.as_ref().is_err_and(|e| e.contains(words)), "{case}: {got:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_wire::gtid::mariadb::GtidList;
 use tokio::sync::watch;
 
-use super::Context;
+use super::context::Context;
 use super::status::UpstreamStatus;
 
 /// Time between two heads that are kept.

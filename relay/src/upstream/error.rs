@@ -61,6 +61,12 @@ pub enum StreamError {
         /// What the primary said.
         gtid: String,
     },
+    /// The relay that is followed does not have what is wanted of it yet.
+    #[error("{cause}")]
+    Waiting {
+        /// One sentence.
+        cause: String,
+    },
     /// The primary no longer has what comes next.
     #[error("{cause}")]
     Purged {
@@ -132,6 +138,9 @@ impl StreamError {
             }
             Self::Gap { .. } => {
                 Some("it is tried again; if it comes back, check that encrypt_binlog is OFF on the primary".into())
+            }
+            Self::Waiting { .. } => {
+                Some("it is asked again; if this lasts, compare the relays' heads in GET /v1/status".into())
             }
             Self::Log(e) => e.hint().map(str::to_owned),
             _ => None,

@@ -7,10 +7,15 @@ mod ack;
 mod backoff;
 mod behind;
 mod client;
+mod cluster;
+mod context;
 mod control;
 mod doubt;
 mod error;
+mod follow;
 mod ingest;
+mod naming;
+mod origin;
 mod plan;
 mod prefer;
 mod settings;
@@ -22,29 +27,44 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use baton_cluster::store::Snapshot;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch as channel};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
+pub use cluster::Announced;
 pub use control::{Control, Order, PromiseAnswer, PromiseError, Tail};
 pub use error::StreamError;
-pub use status::{SemiSync, UpstreamState, UpstreamStatus};
+pub use status::{Followed, SemiSync, UpstreamState, UpstreamStatus};
 
 use self::client::Login;
-use self::plan::LogEnd;
+use self::cluster::Cluster;
+use self::context::Context;
+use self::plan::Aim;
+use self::stream::{Path, Target};
 use self::supervise::{Ended, Supervision};
-use crate::clock::Micros;
 use crate::config::{Ack, Address, Start, UpstreamConfig};
-use crate::log::{Appender, Grant, Head, Log, PromiseFile, Promised, may_promise};
+use crate::log::{Appender, Grant, Log, PromiseFile, Promised, may_promise};
 use crate::metrics::Metrics;
 use crate::tls::TlsMode;
 
+/// Time until a grant that could not be recorded is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Who says what to follow.
+pub enum Source {
+    /// The configuration: paths to the one primary, the preferred one first.
+    Fixed(Vec<Address>),
+    /// The cluster's state in etcd.
+    Cluster(channel::Receiver<Arc<Snapshot>>),
+}
+
 /// What the upstream side is told.
 pub struct Options {
-    /// Paths to the one primary, the preferred one first.
-    pub addresses: Vec<Address>,
+    /// What the log is fed from.
+    pub source: Source,
     /// Account with REPLICATION SLAVE.
     pub user: String,
     /// Its password.
@@ -67,100 +87,6 @@ pub struct Options {
     pub name: String,
     /// The relay's replication port, for the same list.
     pub port: u16,
-}
-
-/// What every stream works with.
-struct Context {
-    login: Login,
-    start: Start,
-    heartbeat: Duration,
-    silence: Duration,
-    ack: Ack,
-    server_id: u32,
-    name: String,
-    port: u16,
-    log: Arc<Log>,
-    metrics: Arc<Metrics>,
-    status: channel::Sender<UpstreamStatus>,
-}
-
-impl Context {
-    fn set_state(&self, state: UpstreamState) {
-        self.status.send_modify(|s| {
-            if s.state != state {
-                s.state = state;
-                s.since = Micros::now();
-            }
-            if state == UpstreamState::Streaming {
-                s.error = None;
-                s.hint = None;
-            } else {
-                s.acking = false;
-            }
-        });
-    }
-
-    fn set_streaming(&self, acking: bool) {
-        self.set_state(UpstreamState::Streaming);
-        self.status.send_modify(|s| s.acking = acking);
-    }
-
-    /// Whether this relay acknowledges: it is set to, and holds the right to.
-    fn acks(&self) -> bool {
-        self.ack != Ack::Off && self.status.borrow().promised.held
-    }
-
-    /// What keeps this relay from taking anything more of the primary that it followed.
-    fn set_promised(&self, promised: Promised) {
-        self.status.send_modify(|s| s.promised = promised);
-        if promised.held {
-            return;
-        }
-        self.set_state(UpstreamState::Stopped);
-        self.status.send_modify(|s| {
-            s.error = Some(format!("grant {} was promised: nothing more is taken from the primary before it", promised.grant));
-            s.hint = Some("where no controller gives a new grant: `baton-relay take-grant` once it is certain which server is the primary".into());
-        });
-    }
-
-    fn note_server(&self, address: &str, server_id: u32, version: &str) {
-        self.status.send_modify(|s| {
-            s.address = Some(address.to_owned());
-            s.server_id = Some(server_id);
-            s.server_version = Some(version.strip_prefix("5.5.5-").unwrap_or(version).to_owned());
-            s.connects += 1;
-        });
-    }
-
-    fn note_setting(&self, name: &'static str, value: Option<String>) {
-        self.status.send_if_modified(|s| {
-            let changed = s.settings.get(name) != value.as_ref();
-            match value {
-                Some(value) => s.settings.insert(name, value),
-                None => s.settings.remove(name),
-            };
-            changed
-        });
-    }
-
-    fn note_error(&self, address: &str, error: &StreamError) {
-        self.set_state(error.state());
-        self.status.send_modify(|s| {
-            s.address = Some(address.to_owned());
-            s.error = Some(error.to_string());
-            s.hint = error.hint();
-        });
-    }
-
-    /// The log's end in the upstream's words; `None` while the log is empty.
-    fn log_end(&self, head: &Head) -> Option<LogEnd> {
-        Some(LogEnd {
-            pos: head.pos,
-            upstream_file: self.log.file_name(head.pos.file)?,
-            server_id: self.log.identity().epochs.last()?.server_id,
-            gtid: head.gtid.mariadb()?.clone(),
-        })
-    }
 }
 
 /// Logs in to the first path that answers, and tells which settings of the primary break what acknowledgements promise.
@@ -205,12 +131,17 @@ pub struct Parts {
     pub status: channel::Sender<UpstreamStatus>,
     /// The relay's figures.
     pub metrics: Arc<Metrics>,
+    /// What the relay announces in etcd; `None` where it stands alone.
+    pub announced: Option<Announced>,
 }
 
 /// Keeps the log fed until cancelled; then everything whole is made durable and the log is closed.
 pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
-    let Parts { log, mut appender, mut promise, mut orders, status, metrics } = parts;
-    let addresses = options.addresses;
+    let Parts { log, mut appender, mut promise, mut orders, status, metrics, announced } = parts;
+    let mut source = match options.source {
+        Source::Fixed(addresses) => Feed::Fixed(addresses),
+        Source::Cluster(snapshots) => Feed::Cluster(Cluster::new(&options.name, snapshots)),
+    };
     let context = Context {
         login: Login {
             user: options.user,
@@ -229,16 +160,22 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
         log,
         metrics,
         status,
+        cluster: source.snapshots(),
+        announced,
     };
     context.set_promised(promise.current());
     loop {
-        let held = promise.current().held;
+        let Next { target, retry } = source.next(&context, &mut promise);
+        let follows = !target.paths.is_empty();
+        let promised = promise.current();
         let order = tokio::select! {
             () = cancel.cancelled() => break,
             order = orders.recv() => order,
-            // Dropped by an order: with it ends the connection, and so the acknowledging.
-            () = supervise(&context, &mut appender, &addresses), if held => break,
-            () = watch::run(&context, &addresses) => break,
+            // Dropped by an order, and by what etcd says: with it ends the connection, and so the acknowledging.
+            () = source.changed(&context, promised) => continue,
+            () = sleep(RETRY), if retry => continue,
+            () = supervise(&context, &mut appender, &target), if follows => break,
+            () = watch::run(&context, &target), if !target.paths.is_empty() => break,
         };
         match order {
             Some(Order::Promise(grant, answer)) => {
@@ -250,6 +187,61 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
         }
     }
     appender.close().await;
+}
+
+/// What the log is fed from.
+enum Feed {
+    Fixed(Vec<Address>),
+    Cluster(Cluster),
+}
+
+/// What to do until something changes.
+struct Next {
+    target: Target,
+    /// What was decided could not be recorded: it is tried again.
+    retry: bool,
+}
+
+impl Feed {
+    fn snapshots(&self) -> Option<channel::Receiver<Arc<Snapshot>>> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Cluster(cluster) => Some(cluster.snapshots()),
+        }
+    }
+
+    fn next(&mut self, context: &Context, promise: &mut PromiseFile) -> Next {
+        match self {
+            Self::Fixed(addresses) => {
+                let Promised { grant, held } = promise.current();
+                if !held {
+                    context.set_idle(
+                        UpstreamState::Stopped,
+                        &format!("grant {grant} was promised: nothing more is taken from the primary before it"),
+                        "where no controller gives a new grant: `baton-relay take-grant` once it is certain which server is the primary",
+                    );
+                }
+                let path = |address: &Address| Path { address: address.clone(), aim: Aim::Fixed };
+                let paths = addresses.iter().filter(|_| held).map(path).collect();
+                let acks = held && context.ack != Ack::Off;
+                Next { target: Target { paths, acks, after: None }, retry: false }
+            }
+            Self::Cluster(cluster) => {
+                let recorded = cluster.decide(context, promise);
+                if let Err(error) = &recorded {
+                    tracing::error!(%error, hint = error.hint(), "a grant can't be recorded");
+                }
+                Next { target: cluster.target(), retry: recorded.is_err() }
+            }
+        }
+    }
+
+    async fn changed(&self, context: &Context, promised: Promised) {
+        match self {
+            Self::Fixed(_) => std::future::pending().await,
+            Self::Cluster(cluster) => cluster.changed(context, promised).await,
+        }
+    }
 }
 
 /// Promises `grant`: the stream has ended already, so nothing is acknowledged any more. Settles what is in flight, then makes the promise
@@ -276,20 +268,21 @@ async fn keep_promise(
 }
 
 /// Streams, over the next path when one fails, with back-off when all have failed.
-async fn supervise(context: &Context, appender: &mut Appender, addresses: &[Address]) {
-    let mut supervision = Supervision::new(addresses.len());
+async fn supervise(context: &Context, appender: &mut Appender, target: &Target) {
+    let mut supervision = Supervision::new(target.paths.len());
     // What was told last of each path: the same over again is not worth a line.
-    let mut told: Vec<Option<String>> = vec![None; addresses.len()];
+    let mut told: Vec<Option<String>> = vec![None; target.paths.len()];
     loop {
         let path = supervision.path();
-        let Some(address) = addresses.get(path) else { return };
+        let Some(chosen) = target.paths.get(path) else { return };
+        let address = &chosen.address;
         let before = context.log.head().map(|h| h.pos);
         let mut first_event = None;
-        let preferred = addresses.first().unwrap_or(address);
+        let preferred = target.paths.first().map_or(address, |path| &path.address);
         let followed = || context.status.borrow().server_id;
         let ended = tokio::select! {
             biased;
-            ended = stream::run(context, appender, address, &mut first_event) => Some(ended),
+            ended = stream::run(context, appender, target, chosen, &mut first_event) => Some(ended),
             () = prefer::answers(&mut supervision, &context.login, preferred, followed) => None,
         };
         let error = match ended {

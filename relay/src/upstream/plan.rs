@@ -1,14 +1,29 @@
 //! Where the stream from the primary has to begin, or why there must be none: pure, facts in, decision out.
 
+use baton_wire::gtid::GtidPosition;
 use baton_wire::gtid::mariadb::GtidList;
 
-use baton_wire::gtid::GtidPosition;
-
 use super::error::StreamError;
+use super::origin::Origin;
 use crate::config::Start;
 use crate::log::LogPos;
 
-/// What the primary said of itself.
+/// What the stream is meant to come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The one primary that the configuration names.
+    Fixed,
+    /// The primary of an epoch.
+    Epoch(Origin),
+    /// Another relay, whose log this one is to equal.
+    Mirror {
+        server_id: u32,
+        /// A relay that lacks this is of no use.
+        needs: Option<GtidList>,
+    },
+}
+
+/// What the server said of itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServerFacts {
     pub(super) server_id: u32,
@@ -18,25 +33,32 @@ pub(super) struct ServerFacts {
     pub(super) gtid_at_head: Option<GtidList>,
     /// Whether the server has the file that the log ends in; asked only where it has not the place.
     pub(super) has_file: bool,
+    /// The position at the beginning of the epoch's first file; `None` if the server has no such file. Asked only where the epoch is to begin.
+    pub(super) gtid_at_first: Option<GtidList>,
 }
 
-/// The log's end, as the upstream would name it.
+/// The log's end, as the server that is asked would name it.
 #[derive(Debug, Clone)]
 pub(super) struct LogEnd {
     pub(super) pos: LogPos,
+    /// Name of its file there; of a file of another epoch it means nothing.
     pub(super) upstream_file: String,
-    /// Server that wrote the log's last epoch.
+    /// Server that wrote it.
     pub(super) server_id: u32,
+    /// Epoch that it lies in.
+    pub(super) epoch: u64,
     pub(super) gtid: GtidList,
 }
 
 /// Where to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Dump from this place; an empty name is the server's oldest file.
+    /// Go on at this place of the file that the log ends in; in an empty log, dump from there (an empty name is the server's oldest file).
     Dump { file: String, position: u64 },
     /// Ask for this GTID position first, to learn the name of the file that holds it; then dump that file from its beginning.
     LearnFile(GtidList),
+    /// Begin the epoch with this file.
+    BeginEpoch { file: String },
 }
 
 const RESET_HINT: &str = "if the primary is right, begin a new log: `baton-relay reset-log` moves this one aside; if the log is right, promote a server that has it all";
@@ -44,6 +66,7 @@ const RESET_HINT: &str = "if the primary is right, begin a new log: `baton-relay
 /// Decides where the stream begins.
 pub(super) fn plan(
     own_server_id: u32,
+    aim: &Aim,
     start: &Start,
     end: Option<&LogEnd>,
     facts: &ServerFacts,
@@ -54,13 +77,102 @@ pub(super) fn plan(
             hint: "give the relay a server_id of its own".into(),
         });
     }
-    let Some(end) = end else { return begin(start, facts) };
-    if end.server_id != facts.server_id {
+    match aim {
+        Aim::Mirror { server_id, needs } => {
+            expect_server(*server_id, facts, "the relay announces", "[advertise] replication names another relay")?;
+            if let Some(needs) = needs.as_ref().filter(|needs| !facts.gtid_binlog_pos.covers(needs)) {
+                return Err(StreamError::Waiting {
+                    cause: format!("this relay is at '{}' only, '{needs}' is wanted", facts.gtid_binlog_pos),
+                });
+            }
+        }
+        Aim::Epoch(origin) => {
+            let what = format!("epoch {} of the cluster is of", origin.epoch);
+            expect_server(
+                origin.server_id,
+                facts,
+                &what,
+                "another server answers at the address that the epoch names",
+            )?;
+        }
+        Aim::Fixed => {}
+    }
+    let first =
+        if let Aim::Epoch(origin) = aim { origin.first_file.as_deref().map(|file| (origin, file)) } else { None };
+    let Some(end) = end else {
+        return match first {
+            Some((origin, file)) if facts.gtid_at_first.is_none() => Err(lost_first(origin, file)),
+            Some((_, file)) => Ok(Plan::BeginEpoch { file: file.to_owned() }),
+            None => begin(start, facts),
+        };
+    };
+    if let Aim::Epoch(origin) = aim {
+        if end.epoch != origin.epoch {
+            return begin_epoch(origin, end, facts);
+        }
+    }
+    if end.server_id != facts.server_id && !matches!(aim, Aim::Mirror { .. }) {
         return Err(StreamError::Diverged {
             cause: format!("the log was written by server {}, this is server {}", end.server_id, facts.server_id),
             hint: format!("point [upstream] addresses at server {}; {RESET_HINT}", end.server_id),
         });
     }
+    go_on(aim, end, facts)
+}
+
+fn expect_server(wanted: u32, facts: &ServerFacts, who: &str, hint: &str) -> Result<(), StreamError> {
+    if facts.server_id == wanted {
+        return Ok(());
+    }
+    Err(StreamError::Refused {
+        cause: format!("{who} server_id {wanted}, the server that answers has {}", facts.server_id),
+        hint: hint.to_owned(),
+    })
+}
+
+fn lost_first(origin: &Origin, file: &str) -> StreamError {
+    StreamError::Purged {
+        cause: format!(
+            "{} has no {file}, with which epoch {} begins: it was purged, or the server has lost its binlog",
+            origin.node, origin.epoch
+        ),
+        hint: format!("nothing is skipped silently: restore {file} on {}, or {RESET_HINT}", origin.node),
+    }
+}
+
+/// The log ends in an earlier epoch: this one begins with its first file, if that continues the log.
+fn begin_epoch(origin: &Origin, end: &LogEnd, facts: &ServerFacts) -> Result<Plan, StreamError> {
+    let Origin { epoch, node, .. } = origin;
+    let diverged = |cause: String| StreamError::Diverged { cause, hint: RESET_HINT.into() };
+    let Some(file) = &origin.first_file else {
+        return Err(diverged(format!("the log is of epoch {}, the cluster's is {epoch}", end.epoch)));
+    };
+    if end.epoch > *epoch {
+        return Err(diverged(format!("the log is of epoch {} already, the cluster's is {epoch}", end.epoch)));
+    }
+    if !facts.gtid_binlog_pos.covers(&end.gtid) {
+        return Err(diverged(format!(
+            "{node}, the primary of epoch {epoch}, lacks what the log holds: its GTID position is '{}', the log's '{}'",
+            facts.gtid_binlog_pos, end.gtid
+        )));
+    }
+    match &facts.gtid_at_first {
+        None => Err(lost_first(origin, file)),
+        Some(theirs) if *theirs != end.gtid => Err(diverged(format!(
+            "epoch {epoch} begins with {node}'s {file} at GTID position '{theirs}', the log ends at '{}'",
+            end.gtid
+        ))),
+        Some(_) if origin.first_number().is_none_or(|first| first <= end.pos.file) => Err(diverged(format!(
+            "epoch {epoch} begins with {node}'s {file}, which would be number {:?} in the log: that ends in {} already",
+            origin.first_number(),
+            end.pos.file
+        ))),
+        Some(_) => Ok(Plan::BeginEpoch { file: file.clone() }),
+    }
+}
+
+/// The server is the one that wrote the log's end, or mirrors it: the stream goes on there, if its answer for the place agrees.
+fn go_on(aim: &Aim, end: &LogEnd, facts: &ServerFacts) -> Result<Plan, StreamError> {
     if u32::try_from(end.pos.offset).is_err() {
         return Err(StreamError::Refused {
             cause: format!(
@@ -72,6 +184,7 @@ pub(super) fn plan(
             ),
         });
     }
+    let covers = facts.gtid_binlog_pos.covers(&end.gtid);
     match &facts.gtid_at_head {
         Some(theirs) if *theirs == end.gtid => {
             Ok(Plan::Dump { file: end.upstream_file.clone(), position: end.pos.offset })
@@ -83,6 +196,13 @@ pub(super) fn plan(
             ),
             hint: RESET_HINT.into(),
         }),
+        // What this log has alone may yet come there: from the primary, or from the old one's host.
+        None if matches!(aim, Aim::Mirror { .. }) && !covers => Err(StreamError::Waiting {
+            cause: format!(
+                "this log is ahead of the acker's, which is at '{}': held at '{}' until that has caught up",
+                facts.gtid_binlog_pos, end.gtid
+            ),
+        }),
         None if facts.has_file => Err(StreamError::Diverged {
             cause: format!(
                 "the primary lacks what the log holds: its {} has no event that ends at {} (a crash that lost its binlog's tail, or another history)",
@@ -90,7 +210,7 @@ pub(super) fn plan(
             ),
             hint: RESET_HINT.into(),
         }),
-        None if facts.gtid_binlog_pos.covers(&end.gtid) => Err(StreamError::Purged {
+        None if covers => Err(StreamError::Purged {
             cause: format!(
                 "the primary has no {} that reaches {}, where the log goes on: it was purged, or lost its end in a crash",
                 end.upstream_file, end.pos.offset
@@ -130,84 +250,5 @@ fn begin(start: &Start, facts: &ServerFacts) -> Result<Plan, StreamError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list(text: &str) -> GtidList {
-        text.parse().unwrap_or_default()
-    }
-
-    fn end() -> LogEnd {
-        LogEnd {
-            pos: LogPos { file: 3, offset: 500 },
-            upstream_file: "mysql-bin.000003".into(),
-            server_id: 1,
-            gtid: list("0-1-50"),
-        }
-    }
-
-    fn facts(at_head: Option<&str>, now: &str) -> ServerFacts {
-        ServerFacts { server_id: 1, gtid_binlog_pos: list(now), gtid_at_head: at_head.map(list), has_file: false }
-    }
-
-    #[test]
-    fn an_empty_log_begins_where_it_is_told_to() {
-        let f = facts(None, "0-1-9");
-        let earliest = Plan::Dump { file: String::new(), position: 4 };
-        let plan_of = |start: Start, f: &ServerFacts| plan(9, &start, None, f).ok();
-        assert_eq!(plan_of(Start::Earliest, &f), Some(earliest.clone()));
-        assert_eq!(plan_of(Start::Latest, &f), Some(Plan::LearnFile(list("0-1-9"))));
-        assert_eq!(plan_of(Start::Latest, &facts(None, "")), Some(earliest));
-        assert_eq!(
-            plan_of(Start::Gtid(GtidPosition::MariaDb(list("0-1-5"))), &f),
-            Some(Plan::LearnFile(list("0-1-5")))
-        );
-        assert_eq!(
-            plan_of(Start::File { name: "b.000002".into(), position: 900 }, &f),
-            Some(Plan::Dump { file: "b.000002".into(), position: 4 })
-        );
-    }
-
-    #[test]
-    fn the_same_server_goes_on_by_file_and_position() {
-        let got = plan(9, &Start::Earliest, Some(&end()), &facts(Some("0-1-50"), "0-1-70")).ok();
-        assert_eq!(got, Some(Plan::Dump { file: "mysql-bin.000003".into(), position: 500 }));
-    }
-
-    #[test]
-    fn another_history_is_never_merged() {
-        for (case, f) in [
-            ("same place, other position", facts(Some("0-1-49"), "0-1-70")),
-            ("same place, other server", facts(Some("0-2-50"), "0-2-70")),
-            ("tail lost in a crash", facts(None, "0-1-40")),
-            ("RESET MASTER", facts(None, "")),
-            ("tail lost, others written since", ServerFacts { has_file: true, ..facts(None, "0-1-70") }),
-            ("another server", ServerFacts { server_id: 2, ..facts(Some("0-1-50"), "0-1-70") }),
-        ] {
-            let got = plan(9, &Start::Earliest, Some(&end()), &f);
-            assert!(matches!(got, Err(StreamError::Diverged { .. })), "{case}: {got:?}");
-        }
-    }
-
-    #[test]
-    fn a_purged_position_is_no_silent_gap() {
-        let got = plan(9, &Start::Earliest, Some(&end()), &facts(None, "0-1-70"));
-        assert!(
-            matches!(&got, Err(StreamError::Purged { cause, .. }) if cause.contains("mysql-bin.000003")),
-            "{got:?}"
-        );
-    }
-
-    #[test]
-    fn a_place_that_the_protocol_cannot_name_is_told_as_that() {
-        let far = LogEnd { pos: LogPos { file: 3, offset: 1 << 32 }, ..end() };
-        let got = plan(9, &Start::Earliest, Some(&far), &facts(None, "0-1-70"));
-        assert!(matches!(&got, Err(StreamError::Refused { cause, .. }) if cause.contains("4294967296")), "{got:?}");
-    }
-
-    #[test]
-    fn the_primarys_own_server_id_is_refused() {
-        let got = plan(1, &Start::Earliest, None, &facts(None, ""));
-        assert!(matches!(got, Err(StreamError::Refused { .. })), "{got:?}");
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

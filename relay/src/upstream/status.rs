@@ -45,6 +45,17 @@ pub struct SemiSync {
     pub waiting: u64,
 }
 
+/// What is followed in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// `primary`, `relay` or `none`.
+    pub kind: &'static str,
+    /// The node's or relay's name.
+    pub of: Option<String>,
+    /// The epoch whose primary is followed; of a relay's log, the last one that it began.
+    pub epoch: Option<u64>,
+}
+
 /// The stream from the primary, as seen now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamStatus {
@@ -80,6 +91,10 @@ pub struct UpstreamStatus {
     pub connects: u64,
     /// How the primary writes its log, by the name of the variable.
     pub settings: BTreeMap<&'static str, String>,
+    /// What is followed; `None` where the relay stands alone.
+    pub followed: Option<Followed>,
+    /// When anything came last over the stream. A change of it alone wakes nobody.
+    pub heard: Option<Instant>,
 }
 
 /// Variables of the primary that readers of its log ask for.
@@ -104,6 +119,8 @@ impl Default for UpstreamStatus {
             primary_asked: None,
             connects: 0,
             settings: BTreeMap::new(),
+            followed: None,
+            heard: None,
         }
     }
 }

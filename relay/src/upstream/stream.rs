@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use baton_wire::checksum::ChecksumAlg;
 use baton_wire::command::{BinlogDump, DUMP_SEND_ANNOTATE_ROWS, RegisterSlave};
-use baton_wire::event::{self, EventKind, Flavor, HEADER_LEN, Rotate};
+use baton_wire::event::{self, EventKind, FIRST_EVENT, Flavor, HEADER_LEN, Rotate};
 use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
 use baton_wire::gtid::mariadb::GtidList;
 use baton_wire::packet::write_packet;
@@ -17,17 +17,19 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Context;
 use super::ack::{AckGate, Due};
 use super::client::{Client, Login};
+use super::context::Context;
 use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
-use super::plan::{LogEnd, Plan, ServerFacts, plan};
+use super::naming::Naming;
+use super::plan::{Aim, LogEnd, Plan, ServerFacts, plan};
 use super::status::SETTINGS;
 use crate::clock::Micros;
 use crate::config::{Ack, Address};
-use crate::log::{Appender, LogPos, OpenFile};
+use crate::fanout::MIRROR_VARIABLE;
+use crate::log::{Appender, Head, LogPos, OpenFile};
 use crate::net::Stream;
 
 /// For an answer that makes the primary read up to a whole binlog file.
@@ -35,50 +37,78 @@ const READ_FILE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes asked of the network at a time.
 const READ_BYTES: usize = 512 * 1024;
 
+/// What a stream is to bring, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Ways to get it, the preferred one first.
+    pub(super) paths: Vec<Path>,
+    /// Whether this relay holds the right to acknowledge what comes.
+    pub(super) acks: bool,
+    /// Nothing is acknowledged before the log holds this.
+    pub(super) after: Option<GtidList>,
+}
+
+/// One way.
+#[derive(Debug, Clone)]
+pub(super) struct Path {
+    pub(super) address: Address,
+    pub(super) aim: Aim,
+}
+
 /// Runs one stream until it breaks. Sets `first_event` to when the primary began to send events.
 pub(super) async fn run(
     context: &Context,
     appender: &mut Appender,
-    address: &Address,
+    target: &Target,
+    path: &Path,
     first_event: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, StreamError> {
+    let Path { address, aim } = path;
     // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
     let head = appender.settle().await?;
     let mut client = Client::connect(address, &context.login).await?;
-    let facts = ask(context, &mut client, head.as_ref().and_then(|h| context.log_end(h))).await?;
-    let end = head.as_ref().and_then(|h| context.log_end(h));
+    let end = head.as_ref().and_then(|h| context.log_end(h, aim));
+    let facts = ask(context, &mut client, aim, end.as_ref()).await?;
     context.note_server(&client.address, facts.server.server_id, &client.greeting.version);
 
-    let (file, position) = match plan(context.server_id, &context.start, end.as_ref(), &facts.server)? {
-        Plan::Dump { file, position } => (file, position),
+    let planned = plan(context.server_id, aim, &context.start, end.as_ref(), &facts.server)?;
+    let (file, position, resumes) = match planned {
+        Plan::Dump { file, position } => (file, position, true),
+        Plan::BeginEpoch { file } => (file, FIRST_EVENT, false),
         Plan::LearnFile(gtid) => {
             let file = learn_file(context, client, &gtid).await?;
             client = Client::connect(address, &context.login).await?;
-            ask(context, &mut client, None).await?;
-            (file, 4)
+            ask(context, &mut client, aim, None).await?;
+            (file, FIRST_EVENT, true)
         }
     };
-    tracing::info!(address = %client.address, server_id = facts.server.server_id, %file, position, "streaming from the primary");
+    let server_id = facts.server.server_id;
+    tracing::info!(address = %client.address, server_id, %file, position, "streaming from the primary");
+    let naming = context.naming(aim);
     let start = Start {
         resume: head.as_ref().zip(end.as_ref()).map(|(h, _)| (h.pos, h.gtid.clone())),
-        file: end.as_ref().map(|e| e.upstream_file.clone()),
-        shift: 0,
+        file: end.as_ref().filter(|_| resumes).map(|e| e.upstream_file.clone()),
+        shift: naming.shift,
         base: context.log.base_name(),
         flavor: Flavor::MariaDb,
         checksum: facts.checksum,
     };
-    let acks = context.acks() && ask_for_acks(&mut client).await?;
+    let acks = target.acks && ask_for_acks(&mut client).await?;
     dump(context, &mut client, &file, position).await?;
     let address = client.address.clone();
     let (stream, early) = client.into_stream();
+    let holds = |after: &GtidList| head.as_ref().and_then(|h| h.gtid.mariadb()).is_some_and(|gtid| gtid.covers(after));
     let reading = Reading {
         context,
         appender,
+        aim,
+        naming,
         address,
         stream,
         buf: early,
-        server_id: facts.server.server_id,
+        server_id,
         gate: acks.then(AckGate::default),
+        after: target.after.clone().filter(|after| !holds(after)),
         known_behind: end.as_ref().is_some_and(|e| !facts.server.gtid_binlog_pos.covers(&e.gtid)),
     };
     reading.read(Ingest::new(start), first_event).await
@@ -90,27 +120,28 @@ struct Asked {
 }
 
 /// The conversation of a replica before it asks for the stream.
-async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Result<Asked, StreamError> {
+async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&LogEnd>) -> Result<Asked, StreamError> {
     let version = client.greeting.version.clone();
     if Flavor::of_version(&version) != Flavor::MariaDb {
         return Err(StreamError::Refused {
             cause: format!("the primary is MySQL {version}: not supported yet"),
-            hint: "point upstream.addresses at a MariaDB server".into(),
+            hint: "only MariaDB servers can be followed: correct the address".into(),
         });
     }
     let server_id = client.value("SHOW VARIABLES LIKE 'server_id'").await?;
     let server_id = number(server_id, "server_id")?;
     let gtid_binlog_pos = position(client.value("SELECT @@GLOBAL.gtid_binlog_pos").await?)?;
-    let mut gtid_at_head = None;
-    let mut has_file = false;
-    if let Some(end) = end {
-        let file = end.upstream_file.replace(['\'', '\\'], "");
-        let sql = format!("SELECT BINLOG_GTID_POS('{file}',{})", end.pos.offset);
-        // The primary reads the file up to there: from a cold disk that takes longer than other answers.
-        gtid_at_head =
-            client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()?;
-        has_file =
-            gtid_at_head.is_some() || client.value(&format!("SELECT BINLOG_GTID_POS('{file}',4)")).await?.is_some();
+    let mut server = ServerFacts { server_id, gtid_binlog_pos, ..ServerFacts::default() };
+    let begins = match aim {
+        Aim::Epoch(origin) if end.is_none_or(|e| e.epoch != origin.epoch) => origin.first_file.as_deref(),
+        _ => None,
+    };
+    if let Some(first) = begins {
+        server.gtid_at_first = gtid_at(client, first, FIRST_EVENT).await?;
+    } else if let Some(end) = end {
+        server.gtid_at_head = gtid_at(client, &end.upstream_file, end.pos.offset).await?;
+        server.has_file =
+            server.gtid_at_head.is_some() || gtid_at(client, &end.upstream_file, FIRST_EVENT).await?.is_some();
     }
     for name in SETTINGS {
         // Older servers lack some: then readers get what such a server does.
@@ -128,7 +159,18 @@ async fn ask(context: &Context, client: &mut Client, end: Option<LogEnd>) -> Res
         _ => ChecksumAlg::Crc32,
     };
     client.query("SET @mariadb_slave_capability=4").await?;
-    Ok(Asked { server: ServerFacts { server_id, gtid_binlog_pos, gtid_at_head, has_file }, checksum })
+    if matches!(aim, Aim::Mirror { .. }) {
+        client.query(&format!("SET @{MIRROR_VARIABLE}=1")).await?;
+    }
+    Ok(Asked { server, checksum })
+}
+
+/// The server's GTID position at a place; `None` if it has no such place. It reads the file up to there: from a cold disk that takes longer
+/// than other answers.
+async fn gtid_at(client: &mut Client, file: &str, offset: u64) -> Result<Option<GtidList>, StreamError> {
+    let file = file.replace(['\'', '\\'], "");
+    let sql = format!("SELECT BINLOG_GTID_POS('{file}',{offset})");
+    client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()
 }
 
 /// Says that this connection acknowledges, if the primary knows semi-sync (switched on or not: it may be later). Only the one that is streamed
@@ -248,12 +290,16 @@ fn stream_error(payload: &[u8], what: &str) -> StreamError {
 struct Reading<'a> {
     context: &'a Context,
     appender: &'a mut Appender,
+    aim: &'a Aim,
+    naming: Naming,
     address: String,
     stream: Stream,
     buf: BytesMut,
     server_id: u32,
     /// Set if this connection acknowledges.
     gate: Option<AckGate>,
+    /// Nothing is acknowledged before the log holds this.
+    after: Option<GtidList>,
     /// The primary said already before the stream that it has less than the log, and yet the stream fits.
     known_behind: bool,
 }
@@ -283,7 +329,7 @@ impl Reading<'_> {
             // The disk may fail behind the last event that comes for long; heartbeats lead here.
             self.appender.check()?;
             if begins {
-                self.context.set_streaming(semi_sync);
+                self.context.set_streaming(semi_sync && self.after.is_none());
             }
             self.count(&mut ingest);
             if self.context.ack == Ack::Received {
@@ -297,8 +343,10 @@ impl Reading<'_> {
                         if changed.is_err() {
                             return Err(crate::log::AppendError::Closed.into());
                         }
-                        let head = heads.borrow_and_update().as_ref().map(|h| h.pos);
-                        self.acknowledge(head).await?;
+                        let head = heads.borrow_and_update().clone();
+                        if self.may_acknowledge(head.as_deref()) {
+                            self.acknowledge(head.map(|h| h.pos)).await?;
+                        }
                     }
                     read = self.stream.read_buf(&mut self.buf) => break read,
                     gtid = doubt.justified(self.context) => return Err(StreamError::Behind { gtid }),
@@ -314,10 +362,25 @@ impl Reading<'_> {
             };
             match read {
                 Ok(0) => return Err(self.io(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => self.context.metrics.upstream_received_bytes.inc_by(n as u64),
+                Ok(n) => {
+                    self.context.metrics.upstream_received_bytes.inc_by(n as u64);
+                    self.context.note_heard();
+                }
                 Err(e) => return Err(self.io(e)),
             }
         }
+    }
+
+    /// Whether the log holds what it must before anything is acknowledged.
+    fn may_acknowledge(&mut self, head: Option<&Head>) -> bool {
+        let Some(after) = &self.after else { return true };
+        let holds = head.and_then(|h| h.gtid.mariadb()).is_some_and(|gtid| gtid.covers(after));
+        if holds {
+            tracing::info!(%after, "the log holds what was acknowledged before: acknowledging from here on");
+            self.after = None;
+            self.context.set_streaming(true);
+        }
+        holds
     }
 
     /// Tells the primary that everything up to `reached` is kept, if it waits for any of it.
@@ -325,7 +388,7 @@ impl Reading<'_> {
         let (Some(gate), Some(reached)) = (&mut self.gate, reached) else { return Ok(()) };
         let now = Micros::now();
         let Some(Due { pos, since }) = gate.reached(reached, now) else { return Ok(()) };
-        let Some(file) = self.context.log.file_name(pos.file) else { return Ok(()) };
+        let Some(file) = self.naming.name(pos.file, self.context.log.base_name().as_deref()) else { return Ok(()) };
         let mut out = Vec::with_capacity(64);
         write_packet(&mut out, &mut 0, &semisync::Ack { position: pos.offset, file }.encode());
         let limit = self.context.silence;
@@ -382,8 +445,11 @@ impl Reading<'_> {
             match effect {
                 Effect::Append(batch) => self.appender.append(batch).await?,
                 Effect::DropPartial => self.appender.drop_partial().await?,
-                Effect::OpenFile { number, base } => {
-                    let file = OpenFile { number, base, upstream_server_id: self.server_id, flavor: ingest.flavor() };
+                Effect::OpenFile { number, base, upstream_base } => {
+                    let (server_id, epoch) =
+                        self.context.file_epoch(self.aim, self.server_id, number, &base, upstream_base);
+                    let flavor = ingest.flavor();
+                    let file = OpenFile { number, base, upstream_server_id: server_id, flavor, epoch };
                     self.appender.open_file(file).await?;
                 }
             }

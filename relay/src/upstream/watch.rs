@@ -10,14 +10,15 @@ use baton_wire::gtid::mariadb::GtidList;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::Context;
 use super::backoff::Backoff;
 use super::behind::Behind;
 use super::client::Client;
+use super::context::Context;
 use super::error::StreamError;
+use super::plan::Aim;
 use super::settings;
+use super::stream::Target;
 use crate::clock::Micros;
-use crate::config::{Ack, Address};
 
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -28,15 +29,16 @@ const SHORTEST: Duration = Duration::from_millis(20);
 
 struct Watch<'a> {
     context: &'a Context,
+    target: &'a Target,
     behind: Mutex<Behind>,
     /// What was due has come.
     reached: Notify,
 }
 
 /// Watches until dropped. A primary that can't be asked is not an error here: the stream's state tells that.
-pub(super) async fn run(context: &Context, addresses: &[Address]) {
-    let watch = Watch { context, behind: Mutex::default(), reached: Notify::new() };
-    tokio::join!(watch.follow(), watch.ask_all(addresses));
+pub(super) async fn run(context: &Context, target: &Target) {
+    let watch = Watch { context, target, behind: Mutex::default(), reached: Notify::new() };
+    tokio::join!(watch.follow(), watch.ask_all());
 }
 
 impl Watch<'_> {
@@ -52,25 +54,27 @@ impl Watch<'_> {
     }
 
     /// Asks over one path after the other.
-    async fn ask_all(&self, addresses: &[Address]) {
+    async fn ask_all(&self) {
         let mut backoff = Backoff::new(PERIOD, Duration::from_secs(5));
-        for address in addresses.iter().cycle() {
-            if let Ok(client) = Client::connect(address, &self.context.login).await {
+        for path in self.target.paths.iter().cycle() {
+            if let Ok(client) = Client::connect(&path.address, &self.context.login).await {
                 backoff.reset();
-                self.ask(client).await;
+                // A relay has none of a server's settings.
+                let settings = !matches!(path.aim, Aim::Mirror { .. });
+                self.ask(client, settings).await;
             }
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
     /// Asks until the connection breaks.
-    async fn ask(&self, mut client: Client) {
+    async fn ask(&self, mut client: Client, settings: bool) {
         let mut settings_due = Instant::now();
         loop {
             let asked = (Instant::now(), Micros::now());
-            if asked.0 >= settings_due {
+            if settings && asked.0 >= settings_due {
                 settings_due = asked.0 + SETTINGS_PERIOD;
-                if settings_of(self.context, &mut client).await.is_err() {
+                if settings_of(self.context, self.target.acks, &mut client).await.is_err() {
                     return;
                 }
             }
@@ -108,11 +112,11 @@ impl Watch<'_> {
 }
 
 /// How the primary waits for acknowledgements, and which settings break what they promise.
-async fn settings_of(context: &Context, client: &mut Client) -> Result<(), StreamError> {
+async fn settings_of(context: &Context, acks: bool, client: &mut Client) -> Result<(), StreamError> {
     let variables = client.query(settings::VARIABLES).await?;
     let status = client.query(settings::STATUS).await?;
     let semi_sync = settings::semi_sync(&variables, &status);
-    let warnings = if context.ack == Ack::Off { Vec::new() } else { settings::warnings(&variables) };
+    let warnings = if !acks { Vec::new() } else { settings::warnings(&variables) };
     if warnings != context.status.borrow().warnings {
         for warning in &warnings {
             tracing::warn!("the primary's setting {warning}");

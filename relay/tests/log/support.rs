@@ -226,7 +226,7 @@ pub(crate) fn open_dir(dir: &Path) -> (Arc<Log>, Appender) {
 }
 
 pub(crate) fn spec(number: u64) -> OpenFile {
-    OpenFile { number, base: BASE.into(), upstream_server_id: 1, flavor: Flavor::MariaDb }
+    OpenFile { number, base: BASE.into(), upstream_server_id: 1, flavor: Flavor::MariaDb, epoch: None }
 }
 
 /// Appends a whole file, and waits until all of it is durable.

@@ -69,7 +69,7 @@ fn configuration_that_can_not_be_used_is_refused_with_78_the_key_the_value_and_w
             (
                 "[listen]".into(),
                 "[etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n[listen]".into(),
-                &["etcd", "not supported yet"],
+                &["upstream.addresses", "with [etcd]", "advertise.http"],
             ),
             ("[listen]".into(), "[log]\nretain_bytes = \"much\"\n[listen]".into(), &["log.retain_bytes = \"much\""]),
             ("one-good-secret".into(), String::new(), &[]),

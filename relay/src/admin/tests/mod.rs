@@ -88,7 +88,11 @@ impl Scripted {
 }
 
 impl View for Scripted {
-    fn promise(&self, asked: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+    fn etcd(&self) -> Option<crate::admin::EtcdHealth> {
+        Some(crate::admin::EtcdHealth { healthy: true, age_ms: Some(12) })
+    }
+
+    fn promise(&self, _term: u64, asked: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
         let promised = Grant { epoch: 7, n: 1 };
         Box::pin(async move {
             if asked < promised {

@@ -19,7 +19,7 @@ pub(super) fn diverged_state(theirs: &GtidList, ours: &GtidList) -> StreamError 
 }
 
 /// Splits `mysql-bin.000007` into its base name and number.
-pub(super) fn split_file_name(name: &str) -> Result<(&str, u64), StreamError> {
+pub(in crate::upstream) fn split_file_name(name: &str) -> Result<(&str, u64), StreamError> {
     let bad = || StreamError::Garbled {
         file: name.to_owned(),
         offset: 0,

@@ -17,9 +17,11 @@ use baton_wire::event::{
 use baton_wire::gtid::{GtidPosition, TransactionId};
 use bytes::BytesMut;
 
-use self::file::{continues, diverged_state, split_file_name};
+pub(super) use self::file::split_file_name;
+use self::file::{continues, diverged_state};
 pub(super) use self::types::{Counts, Effect, Start};
 use super::error::StreamError;
+use super::origin::shifted;
 use crate::clock::Micros;
 use crate::log::{Batch, LogPos, Transaction};
 
@@ -37,10 +39,12 @@ struct Partial {
 
 /// The state of one stream.
 pub(super) struct Ingest {
-    shift: u64,
+    shift: i64,
     base: Option<String>,
-    /// The current file in the log's numbering and as the upstream names it.
+    /// The current file in the log's numbering and as the upstream names it; `None` until the stream names one.
     file: Option<(u64, String)>,
+    /// The last file of the log.
+    last: Option<u64>,
     offset: u64,
     checksum: ChecksumAlg,
     flavor: Flavor,
@@ -67,11 +71,13 @@ impl Ingest {
             Some((pos, gtid)) => (Some(pos), gtid),
             None => (None, GtidPosition::empty(start.flavor)),
         };
-        let offset = pos.map_or(0, |p| p.offset);
+        let file = pos.map(|p| p.file).zip(start.file);
+        let offset = pos.filter(|_| file.is_some()).map_or(0, |p| p.offset);
         Self {
             shift: start.shift,
             base: start.base,
-            file: pos.map(|p| p.file).zip(start.file),
+            file,
+            last: pos.map(|p| p.file),
             offset,
             checksum: start.checksum,
             flavor: start.flavor,
@@ -292,20 +298,26 @@ impl Ingest {
             self.open = None;
         }
         self.flush(now);
-        let number = number + self.shift;
-        if let Some((current, _)) = &self.file {
-            if number <= *current {
+        let Some(number) = shifted(number, self.shift) else {
+            return Err(
+                self.garbled(format!("{} can't be moved by {} to a number of the log", rotate.file, self.shift))
+            );
+        };
+        if let Some(last) = self.last {
+            if number <= last {
                 return Err(StreamError::Diverged {
                     cause: format!(
-                        "the primary goes on in {}, which is not behind the file that the log ends in ({current})",
+                        "the primary goes on in {}, which is not behind the file that the log ends in ({last})",
                         rotate.file
                     ),
                     hint: "the primary's binlog was reset: see `baton-relay reset-log --help`".into(),
                 });
             }
         }
+        let upstream_base = base.to_owned();
         let base = self.base.get_or_insert_with(|| base.to_owned()).clone();
-        self.effects.push_back(Effect::OpenFile { number, base });
+        self.effects.push_back(Effect::OpenFile { number, base, upstream_base });
+        self.last = Some(number);
         self.file = Some((number, rotate.file.clone()));
         self.offset = FIRST_EVENT;
         self.batch_at = FIRST_EVENT;

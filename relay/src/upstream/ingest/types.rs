@@ -9,8 +9,8 @@ use crate::log::{Batch, LogPos};
 /// What has to happen next, in this order.
 #[derive(Debug)]
 pub(in crate::upstream) enum Effect {
-    /// Begin the log's next file.
-    OpenFile { number: u64, base: String },
+    /// Begin the log's next file, whose name at the upstream has the base `upstream_base`.
+    OpenFile { number: u64, base: String, upstream_base: String },
     /// Append bytes.
     Append(Batch),
     /// A transaction was cut off by the primary's crash: forget what was appended of it.
@@ -22,10 +22,10 @@ pub(in crate::upstream) enum Effect {
 pub(in crate::upstream) struct Start {
     /// Place of the next byte, and what was executed before it; `None` for an empty log.
     pub(in crate::upstream) resume: Option<(LogPos, GtidPosition)>,
-    /// Name of the file to be resumed, as the upstream knows it.
+    /// Name of the file to be resumed, as the upstream knows it; `None` if the stream begins with a new file.
     pub(in crate::upstream) file: Option<String>,
     /// What to add to an upstream file's number to get the log's.
-    pub(in crate::upstream) shift: u64,
+    pub(in crate::upstream) shift: i64,
     /// The log's base name, once it has one.
     pub(in crate::upstream) base: Option<String>,
     /// The upstream's family.
