@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::{AckReader, Acked};
 use super::emit::{EmitError, Emitter, Filter};
+use super::frames::{Counted, Frames};
 use super::headers::read_header_events;
 use super::names::Names;
 use super::pieces::{Pieces, Taken};
@@ -86,20 +87,21 @@ pub(super) struct Dump<'a> {
     pub(super) request: DumpRequest,
     pub(super) server_id: u32,
     pub(super) metrics: &'a Metrics,
+    pub(super) frames: &'a Arc<Frames>,
     pub(super) cancel: CancellationToken,
     /// Number of the next packet, behind what was written.
     pub(super) sequence: u8,
 }
 
 /// The state of a stream that has begun.
-struct Flow {
-    reader: LogReader,
-    emitter: Emitter,
+pub(super) struct Flow {
+    pub(super) reader: LogReader,
+    pub(super) emitter: Emitter,
     file: u64,
-    file_name: String,
-    out: Vec<u8>,
-    buf: Vec<u8>,
-    pieces: Pieces,
+    pub(super) file_name: String,
+    pub(super) out: Vec<u8>,
+    pub(super) buf: Vec<u8>,
+    pub(super) pieces: Pieces,
     last_sent: Instant,
     /// Events that the metrics know of.
     counted: u64,
@@ -107,6 +109,11 @@ struct Flow {
     delivered: LogPos,
     /// Of a client that acknowledges.
     acks: Option<Acks>,
+    _stream: Counted,
+    /// Held while the client is behind.
+    pub(super) behind: Option<Counted>,
+    /// Place at which its packets' numbers were made those of others.
+    pub(super) aligned: Option<LogPos>,
 }
 
 /// What a client acknowledges.
@@ -193,6 +200,9 @@ impl Dump<'_> {
                 ends: None,
                 ignored: 0,
             }),
+            _stream: self.frames.stream(),
+            behind: None,
+            aligned: None,
         };
         if self.request.semi_sync {
             self.replica.note_acked(pos);
@@ -255,6 +265,9 @@ impl Dump<'_> {
                 self.beat(flow).await?;
             }
             heads.mark_unchanged();
+            if least == 1 && self.send_shared(flow).await? {
+                continue;
+            }
             let chunk = flow.reader.read_at_least(least, READ_BYTES, &mut flow.buf).await.map_err(read_end)?;
             let bytes = match &chunk {
                 Chunk::Shared(bytes) => &bytes[..],
@@ -317,6 +330,7 @@ impl Dump<'_> {
 
     /// Waits for the head to move, with heartbeats.
     async fn wait(&mut self, flow: &mut Flow, heads: &mut watch::Receiver<Option<Arc<Head>>>) -> Result<(), DumpEnd> {
+        flow.behind = None;
         for buffer in [&mut flow.out, &mut flow.buf] {
             if buffer.capacity() > KEEP_BYTES {
                 *buffer = Vec::new();
@@ -329,7 +343,7 @@ impl Dump<'_> {
             changed = heads.changed() => {
                 changed.map_err(|_| DumpEnd::Cancelled)?;
                 self.metrics.fanout_wakeups.inc();
-                Ok(())
+                self.pace(flow).await
             }
             () = self.cancel.cancelled() => Err(DumpEnd::Cancelled),
             read = self.stream.read(&mut probe) => self.heard(flow, read, &probe),
@@ -341,6 +355,18 @@ impl Dump<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Lets more gather where there are very many clients.
+    async fn pace(&self, flow: &Flow) -> Result<(), DumpEnd> {
+        let due = flow.last_sent + self.frames.pace();
+        if due > Instant::now() {
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(DumpEnd::Cancelled),
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sends a heartbeat.
@@ -372,14 +398,21 @@ impl Dump<'_> {
         Heartbeat { file: file.to_owned(), position }.v1(Flavor::MariaDb, self.server_id, alg)
     }
 
-    async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
+    pub(super) async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         if flow.out.is_empty() {
             return Ok(());
         }
         self.write(&flow.out, flow.emitter.sequence()).await?;
+        let bytes = flow.out.len();
+        flow.out.clear();
+        self.note_sent(flow, bytes).await
+    }
+
+    /// Notes that everything up to the reader's position went out, in so many bytes.
+    pub(super) async fn note_sent(&mut self, flow: &mut Flow, bytes: usize) -> Result<(), DumpEnd> {
         let pos = flow.reader.position();
-        self.replica.note_sent(pos, flow.out.len() as u64);
-        self.metrics.fanout_sent_bytes.inc_by(flow.out.len() as u64);
+        self.replica.note_sent(pos, bytes as u64);
+        self.metrics.fanout_sent_bytes.inc_by(bytes as u64);
         self.metrics.fanout_sent_events.inc_by(flow.emitter.events() - flow.counted);
         flow.counted = flow.emitter.events();
         self.take_acks(flow).await?;
@@ -391,7 +424,6 @@ impl Dump<'_> {
                 self.metrics.fanout_delivery_duration.observe(micros as f64 / 1e6);
             }
         }
-        flow.out.clear();
         flow.last_sent = Instant::now();
         Ok(())
     }

@@ -191,6 +191,18 @@ impl Emitter {
         self.semi_sync.is_none() && self.filter.is_transparent()
     }
 
+    /// Counts events that were framed by somebody else; `next` is the number of the packet behind them.
+    pub(super) fn pass(&mut self, events: u64, next: u8) {
+        self.events += events;
+        self.framer.set_sequence(next);
+    }
+
+    /// Takes back what was counted of events that have not gone out yet; `first` is the number of their first packet.
+    pub(super) fn pass_back(&mut self, events: u64, first: u8) {
+        self.events -= events;
+        self.framer.set_sequence(first);
+    }
+
     /// Of the log's bytes that were taken last: where the last transaction ends that went out to a client that acknowledges.
     pub(super) fn take_ends(&mut self) -> Option<u64> {
         self.semi_sync.as_mut()?.ends.take()

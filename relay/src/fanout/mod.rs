@@ -6,6 +6,7 @@
 mod acks;
 mod dump;
 mod emit;
+mod frames;
 mod headers;
 mod held;
 mod names;
@@ -14,6 +15,7 @@ mod registry;
 mod request;
 mod server;
 mod session;
+mod shared;
 mod sql;
 mod stand_in;
 mod start;

@@ -38,6 +38,11 @@ impl Pieces {
         self.names = names;
     }
 
+    /// Whether events go out as they stand in the file, from the beginning of one.
+    pub(super) fn is_plain(&self) -> bool {
+        self.large.is_none() && self.names.is_none()
+    }
+
     /// Whether a large event has begun that lacks pieces.
     pub(super) fn inside_event(&self) -> bool {
         self.large.is_some()
