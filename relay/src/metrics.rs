@@ -72,6 +72,10 @@ pub struct Metrics {
     pub fanout_sent_events: IntCounter,
     /// Times that a waiting replica's session was woken by a new head.
     pub fanout_wakeups: IntCounter,
+    /// Acknowledgements of semi-synchronous replicas.
+    pub fanout_acks: IntCounter,
+    /// What such replicas sent that was no acknowledgement of what they had been sent.
+    pub fanout_ignored_acks: IntCounter,
     /// Seconds from a transaction's arrival until it was handed to a replica's socket.
     pub fanout_delivery_duration: Histogram,
     /// Logins that failed: wrong name or password, no TLS where it is required, too slow.
@@ -162,6 +166,12 @@ impl Metrics {
                 r,
                 "fanout_wakeups_total",
                 "Times that a replica's session was woken by a new head.",
+            ),
+            fanout_acks: counter(r, "fanout_acks_total", "Acknowledgements of semi-synchronous replicas."),
+            fanout_ignored_acks: counter(
+                r,
+                "fanout_ignored_acks_total",
+                "What semi-synchronous replicas sent that was no acknowledgement of what they had been sent.",
             ),
             fanout_delivery_duration: seconds(
                 r,

@@ -3,9 +3,9 @@
 //! Like [`Sql`], on which it stands, it shares nothing with Baton's own protocol code. Sources:
 //! <https://mariadb.com/kb/en/com_binlog_dump/>, <https://mariadb.com/kb/en/2-binlog-event-header/>.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::sql::{Answer, Sql, SqlError, refuse_error};
 
@@ -178,6 +178,16 @@ impl Sql {
         self.send_command(command)?;
         let packet = self.read_packet()?;
         refuse_error(&packet).map(|()| packet)
+    }
+
+    /// The next packet as it is, header and all, whatever its number is.
+    pub fn raw_packet(&mut self) -> Result<Vec<u8>> {
+        let mut packet = vec![0; 4];
+        self.stream.read_exact(&mut packet).context("the server is gone or silent")?;
+        let size = usize::from(packet[0]) | usize::from(packet[1]) << 8 | usize::from(packet[2]) << 16;
+        packet.resize(4 + size, 0);
+        self.stream.read_exact(&mut packet[4..]).context("the server is gone or silent")?;
+        Ok(packet)
     }
 
     /// The next event of a stream, or how it ended. A server that is silent for too long is an error.

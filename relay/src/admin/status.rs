@@ -7,7 +7,7 @@ use super::view::{EtcdHealth, View};
 use crate::clock::Micros;
 use crate::fanout::Replica;
 use crate::lag::HeadReport;
-use crate::log::Grant;
+use crate::log::{Grant, LogPos};
 use crate::upstream::UpstreamStatus;
 
 /// Everything about this relay.
@@ -113,6 +113,8 @@ pub(super) struct Attached {
     user: String,
     sent: Option<Position>,
     sent_bytes: u64,
+    semi_sync: bool,
+    received: Option<Position>,
     since: String,
     error: Option<String>,
     replaces: Option<String>,
@@ -226,7 +228,7 @@ pub(super) fn attached(view: &dyn View) -> Vec<Attached> {
 }
 
 fn one(name: String, replica: &Replica, base: &str) -> Attached {
-    let sent = replica.sent();
+    let place = |pos: LogPos| Position { file: format!("{base}{:06}", pos.file), position: pos.offset };
     Attached {
         connection: replica.identity.connection,
         server_id: replica.identity.server_id,
@@ -235,8 +237,10 @@ fn one(name: String, replica: &Replica, base: &str) -> Attached {
         state_since: replica.state_since().rfc3339(),
         peer: replica.identity.peer.to_string(),
         user: replica.identity.user.clone(),
-        sent: sent.map(|p| Position { file: format!("{base}{:06}", p.file), position: p.offset }),
+        sent: replica.sent().map(place),
         sent_bytes: replica.sent_bytes(),
+        semi_sync: replica.semi_sync(),
+        received: replica.received().map(place),
         since: replica.since.rfc3339(),
         error: replica.error(),
         replaces: replica.replaces().map(str::to_owned),

@@ -18,7 +18,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acks::{AckReader, Acked};
 use super::emit::{EmitError, Emitter, Filter};
+use super::frames::{Counted, Frames};
 use super::headers::read_header_events;
 use super::names::Names;
 use super::pieces::{Pieces, Taken};
@@ -85,25 +87,53 @@ pub(super) struct Dump<'a> {
     pub(super) request: DumpRequest,
     pub(super) server_id: u32,
     pub(super) metrics: &'a Metrics,
+    pub(super) frames: &'a Arc<Frames>,
     pub(super) cancel: CancellationToken,
     /// Number of the next packet, behind what was written.
     pub(super) sequence: u8,
 }
 
 /// The state of a stream that has begun.
-struct Flow {
-    reader: LogReader,
-    emitter: Emitter,
+pub(super) struct Flow {
+    pub(super) reader: LogReader,
+    pub(super) emitter: Emitter,
     file: u64,
-    file_name: String,
-    out: Vec<u8>,
-    buf: Vec<u8>,
-    pieces: Pieces,
+    pub(super) file_name: String,
+    pub(super) out: Vec<u8>,
+    pub(super) buf: Vec<u8>,
+    pub(super) pieces: Pieces,
     last_sent: Instant,
     /// Events that the metrics know of.
     counted: u64,
     /// Up to here the client has had everything when it was last looked at how fast it got it.
     delivered: LogPos,
+    /// Of a client that acknowledges.
+    acks: Option<Acks>,
+    _stream: Counted,
+    /// Held while the client is behind.
+    pub(super) behind: Option<Counted>,
+    /// Place at which its packets' numbers were made those of others.
+    pub(super) aligned: Option<LogPos>,
+}
+
+/// What a client acknowledges.
+struct Acks {
+    reader: AckReader,
+    acked: Acked,
+    /// Where the last transaction ends in what waits to be written.
+    ends: Option<LogPos>,
+    /// What it sent that was no acknowledgement of anything.
+    ignored: u64,
+}
+
+impl Flow {
+    /// Notes where the last transaction ends in what was taken from the reader's position on.
+    fn note_ends(&mut self) {
+        if let (Some(acks), Some(n)) = (&mut self.acks, self.emitter.take_ends()) {
+            let LogPos { file, offset } = self.reader.position();
+            acks.ends = Some(LogPos { file, offset: offset + n });
+        }
+    }
 }
 
 impl Dump<'_> {
@@ -155,7 +185,7 @@ impl Dump<'_> {
         };
         let mut flow = Flow {
             reader,
-            emitter: Emitter::new(filter, checksum, gtid.at.clone(), self.sequence),
+            emitter: Emitter::new(filter, checksum, gtid.at.clone(), self.sequence, self.request.semi_sync),
             file: pos.file,
             file_name,
             out: Vec::with_capacity(KEEP_BYTES),
@@ -164,7 +194,19 @@ impl Dump<'_> {
             last_sent: Instant::now(),
             counted: 0,
             delivered: pos,
+            acks: self.request.semi_sync.then(|| Acks {
+                reader: AckReader::default(),
+                acked: Acked::new(pos),
+                ends: None,
+                ignored: 0,
+            }),
+            _stream: self.frames.stream(),
+            behind: None,
+            aligned: None,
         };
+        if self.request.semi_sync {
+            self.replica.note_acked(pos);
+        }
         flow.pieces.set_names(self.names(pos.file, checksum));
         // A GTID client is told the beginning of the file and then where it goes on; it never needs to know the offset. The format
         // description goes out as it stands where no transaction of the file is skipped: it tells of a primary that started anew.
@@ -223,6 +265,9 @@ impl Dump<'_> {
                 self.beat(flow).await?;
             }
             heads.mark_unchanged();
+            if least == 1 && self.send_shared(flow).await? {
+                continue;
+            }
             let chunk = flow.reader.read_at_least(least, READ_BYTES, &mut flow.buf).await.map_err(read_end)?;
             let bytes = match &chunk {
                 Chunk::Shared(bytes) => &bytes[..],
@@ -234,6 +279,7 @@ impl Dump<'_> {
                     match flow.pieces.take(&mut flow.emitter, &mut flow.out, bytes)? {
                         Taken::Bytes(n) => {
                             least = 1;
+                            flow.note_ends();
                             flow.reader.advance(n as u64);
                             // Small chunks gather, as long as there are more.
                             if flow.out.len() >= WRITE_BYTES {
@@ -284,6 +330,7 @@ impl Dump<'_> {
 
     /// Waits for the head to move, with heartbeats.
     async fn wait(&mut self, flow: &mut Flow, heads: &mut watch::Receiver<Option<Arc<Head>>>) -> Result<(), DumpEnd> {
+        flow.behind = None;
         for buffer in [&mut flow.out, &mut flow.buf] {
             if buffer.capacity() > KEEP_BYTES {
                 *buffer = Vec::new();
@@ -296,10 +343,10 @@ impl Dump<'_> {
             changed = heads.changed() => {
                 changed.map_err(|_| DumpEnd::Cancelled)?;
                 self.metrics.fanout_wakeups.inc();
-                Ok(())
+                self.pace(flow).await
             }
             () = self.cancel.cancelled() => Err(DumpEnd::Cancelled),
-            read = self.stream.read(&mut probe) => client_said(read, &probe),
+            read = self.stream.read(&mut probe) => self.heard(flow, read, &probe),
             // Sent by the loop, if one is due.
             () = tokio::time::sleep_until(beat) => {
                 if self.request.heartbeat.is_none() {
@@ -308,6 +355,18 @@ impl Dump<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Lets more gather where there are very many clients.
+    async fn pace(&self, flow: &Flow) -> Result<(), DumpEnd> {
+        let due = flow.last_sent + self.frames.pace();
+        if due > Instant::now() {
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(DumpEnd::Cancelled),
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sends a heartbeat.
@@ -339,16 +398,24 @@ impl Dump<'_> {
         Heartbeat { file: file.to_owned(), position }.v1(Flavor::MariaDb, self.server_id, alg)
     }
 
-    async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
+    pub(super) async fn flush(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
         if flow.out.is_empty() {
             return Ok(());
         }
         self.write(&flow.out, flow.emitter.sequence()).await?;
+        let bytes = flow.out.len();
+        flow.out.clear();
+        self.note_sent(flow, bytes).await
+    }
+
+    /// Notes that everything up to the reader's position went out, in so many bytes.
+    pub(super) async fn note_sent(&mut self, flow: &mut Flow, bytes: usize) -> Result<(), DumpEnd> {
         let pos = flow.reader.position();
-        self.replica.note_sent(pos, flow.out.len() as u64);
-        self.metrics.fanout_sent_bytes.inc_by(flow.out.len() as u64);
+        self.replica.note_sent(pos, bytes as u64);
+        self.metrics.fanout_sent_bytes.inc_by(bytes as u64);
         self.metrics.fanout_sent_events.inc_by(flow.emitter.events() - flow.counted);
         flow.counted = flow.emitter.events();
+        self.take_acks(flow).await?;
         // Heartbeats and the events before the first one deliver nothing.
         if let Some(head) = self.log.head().filter(|head| head.pos == pos && pos > flow.delivered) {
             flow.delivered = pos;
@@ -357,8 +424,51 @@ impl Dump<'_> {
                 self.metrics.fanout_delivery_duration.observe(micros as f64 / 1e6);
             }
         }
-        flow.out.clear();
         flow.last_sent = Instant::now();
+        Ok(())
+    }
+
+    /// Notes what was sent, and takes what the client has acknowledged: between two writes, so that it is never kept from reading by what it
+    /// has to say itself.
+    async fn take_acks(&mut self, flow: &mut Flow) -> Result<(), DumpEnd> {
+        let Some(acks) = &mut flow.acks else { return Ok(()) };
+        acks.acked.sent(flow.reader.position(), acks.ends.take());
+        self.replica.note_acked(acks.acked.reached());
+        let mut said = [0_u8; 1024];
+        loop {
+            let read = tokio::select! {
+                biased;
+                read = self.stream.read(&mut said) => read,
+                () = std::future::ready(()) => return Ok(()),
+            };
+            self.heard(flow, read, &said)?;
+        }
+    }
+
+    /// What a client says while it is streamed to: acknowledgements, of which those that are none, or of what was never sent, are ignored.
+    fn heard(&self, flow: &mut Flow, read: std::io::Result<usize>, bytes: &[u8]) -> Result<(), DumpEnd> {
+        let Some(Acks { reader, acked, ignored, .. }) = &mut flow.acks else { return client_said(read, bytes) };
+        let n = match read? {
+            0 => return Err(DumpEnd::Left(std::io::ErrorKind::UnexpectedEof.into())),
+            n => n,
+        };
+        let mut ignore = |why: String| {
+            self.metrics.fanout_ignored_acks.inc();
+            *ignored += 1;
+            // One line is a hint, and one for each of a flood of them another flood.
+            if ignored.is_power_of_two() {
+                let identity = &self.replica.identity;
+                tracing::warn!(peer = %identity.peer, connection = identity.connection, server_id = identity.server_id, ignored, why, "ignored what is no acknowledgement of what was sent");
+            }
+        };
+        reader.feed(&bytes[..n], |ack| match ack {
+            Ok(ack) => match self.log.parse_file_name(&ack.file).map(|file| LogPos { file, offset: ack.position }) {
+                Some(pos) if acked.acked(pos) => self.metrics.fanout_acks.inc(),
+                _ => ignore(format!("{}:{} was not sent", ack.file, ack.position)),
+            },
+            Err(why) => ignore(why),
+        });
+        self.replica.note_acked(acked.reached());
         Ok(())
     }
 

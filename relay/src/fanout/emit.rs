@@ -81,15 +81,39 @@ pub(super) struct Emitter {
     remaining: GtidList,
     until_reached: bool,
     events: u64,
+    /// Set for a client that acknowledges.
+    semi_sync: Option<AckRequests>,
+}
+
+/// Asks a client for acknowledgements: of the last transaction that ends in what is framed at a time.
+#[derive(Debug, Default)]
+struct AckRequests {
+    tracker: TransactionTracker,
+    /// Where the event that ends a transaction stands in what was framed, and where it ends in the log's bytes.
+    last: Option<(usize, usize)>,
+    /// Of the log's bytes that were taken last: where the last transaction ends that went out.
+    ends: Option<u64>,
+}
+
+impl AckRequests {
+    /// Whether an event ends a transaction. A client may begin inside of one: what does not fit is not looked at.
+    fn ends(&mut self, header: &EventHeader, body: &[u8]) -> bool {
+        let mark = self.tracker.observe(header, body).or_else(|_| {
+            self.tracker.reset();
+            self.tracker.observe(header, body)
+        });
+        mark.is_ok_and(|mark| mark == Mark::End)
+    }
 }
 
 impl Emitter {
-    /// For a stream whose next packet has number `sequence`, and which begins at the log's position `at`.
-    pub(super) fn new(filter: Filter, checksum: ChecksumAlg, at: GtidList, sequence: u8) -> Self {
+    /// For a stream whose next packet has number `sequence`, and which begins at the log's position `at`; `semi_sync`: for a client that
+    /// acknowledges.
+    pub(super) fn new(filter: Filter, checksum: ChecksumAlg, at: GtidList, sequence: u8, semi_sync: bool) -> Self {
         let have = at.union(&filter.known);
         let remaining = filter.until.as_ref().map(|until| until.subtract(&have)).unwrap_or_default();
         Self {
-            framer: EventFramer::new(sequence, false),
+            framer: EventFramer::new(sequence, semi_sync),
             until_reached: filter.until.is_some() && remaining.is_empty(),
             filter,
             checksum,
@@ -98,6 +122,7 @@ impl Emitter {
             reached: at,
             remaining,
             events: 0,
+            semi_sync: semi_sync.then(AckRequests::default),
         }
     }
 
@@ -145,7 +170,7 @@ impl Emitter {
     /// Frames the whole events at the front of `bytes`, of which the last one may be cut off; gives how many bytes are done with (fewer than the
     /// whole events have only when UNTIL is reached).
     pub(super) fn run(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<usize> {
-        if self.filter.is_transparent() {
+        if self.is_transparent() {
             let run = self.framer.frame_front(out, bytes)?;
             self.events += run.events as u64;
             return Ok(run.bytes);
@@ -154,20 +179,61 @@ impl Emitter {
         while bytes.len() - at >= HEADER_LEN && !self.until_reached {
             let header = EventHeader::parse(&bytes[at..])?;
             let Some(event) = bytes.get(at..at + header.size as usize) else { break };
-            self.one(out, &header, event)?;
             at += event.len();
+            self.one(out, &header, event, at)?;
         }
+        self.ask_for_ack(out)?;
         Ok(at)
+    }
+
+    /// Whether events go out as they stand, and in the same packets for everybody whose packets have the same numbers.
+    pub(super) fn is_transparent(&self) -> bool {
+        self.semi_sync.is_none() && self.filter.is_transparent()
+    }
+
+    /// Counts events that were framed by somebody else; `next` is the number of the packet behind them.
+    pub(super) fn pass(&mut self, events: u64, next: u8) {
+        self.events += events;
+        self.framer.set_sequence(next);
+    }
+
+    /// Takes back what was counted of events that have not gone out yet; `first` is the number of their first packet.
+    pub(super) fn pass_back(&mut self, events: u64, first: u8) {
+        self.events -= events;
+        self.framer.set_sequence(first);
+    }
+
+    /// Of the log's bytes that were taken last: where the last transaction ends that went out to a client that acknowledges.
+    pub(super) fn take_ends(&mut self) -> Option<u64> {
+        self.semi_sync.as_mut()?.ends.take()
+    }
+
+    /// Makes the last transaction's end in what was framed one that is to be acknowledged; behind it the numbers restart at 1, as a server's do.
+    fn ask_for_ack(&mut self, out: &mut [u8]) -> Result<()> {
+        let Some(acks) = &mut self.semi_sync else { return Ok(()) };
+        let Some((at, ends)) = acks.last.take() else { return Ok(()) };
+        let next = self.framer.want_ack(&mut out[at..])?;
+        self.framer.set_sequence(next);
+        acks.ends = Some(ends as u64);
+        Ok(())
     }
 
     /// Begins an event that comes in pieces (it is larger than a read): says whether it goes out.
     pub(super) fn begin_large(&mut self, out: &mut Vec<u8>, header: &EventHeader, prefix: &[u8]) -> Result<bool> {
         let sent = self.passes(header, prefix)?;
-        if sent {
-            self.events += 1;
-            self.framer.start(out, header.size as usize)?;
+        let ends = self.semi_sync.as_mut().is_some_and(|acks| acks.ends(header, prefix));
+        if !sent {
+            return Ok(false);
         }
-        Ok(sent)
+        self.events += 1;
+        match &mut self.semi_sync {
+            Some(acks) if ends => {
+                acks.ends = Some(u64::from(header.size));
+                self.framer.start_wanting_ack(out, header.size as usize)?;
+            }
+            _ => self.framer.start(out, header.size as usize)?,
+        }
+        Ok(true)
     }
 
     /// The next piece of it.
@@ -175,10 +241,16 @@ impl Emitter {
         Ok(self.framer.push(out, piece)?)
     }
 
-    fn one(&mut self, out: &mut Vec<u8>, header: &EventHeader, bytes: &[u8]) -> Result<()> {
+    /// Frames an event that ends `ends` bytes behind the beginning of what is taken.
+    fn one(&mut self, out: &mut Vec<u8>, header: &EventHeader, bytes: &[u8], ends: usize) -> Result<()> {
         let body = &bytes[HEADER_LEN..bytes.len().saturating_sub(self.checksum.len()).max(HEADER_LEN)];
-        if !self.passes(header, body)? {
+        let sent = self.passes(header, body)?;
+        let ends_transaction = self.semi_sync.as_mut().is_some_and(|acks| acks.ends(header, body));
+        if !sent {
             return Ok(());
+        }
+        if let (true, Some(acks)) = (ends_transaction, &mut self.semi_sync) {
+            acks.last = Some((out.len(), ends));
         }
         self.events += 1;
         let other = if self.filter.replaces(header.kind) { stand_in(header, body, self.checksum) } else { None };

@@ -29,7 +29,8 @@ impl Dump<'_> {
     /// Waits until the client's position is in the log.
     pub(super) async fn begin(&mut self, heads: &mut watch::Receiver<Option<Arc<Head>>>) -> Result<Begin, DumpEnd> {
         let checksum = self.request.checksum.unwrap_or(ChecksumAlg::None);
-        let mut emitter = Emitter::new(Filter::default(), checksum, GtidList::default(), self.sequence);
+        let mut emitter =
+            Emitter::new(Filter::default(), checksum, GtidList::default(), self.sequence, self.request.semi_sync);
         // Not counted anew with each look: a head that moves all the time would keep the heartbeats away.
         let mut sent = Instant::now();
         let mut told = false;

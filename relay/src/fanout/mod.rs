@@ -3,8 +3,10 @@
 //! Owns the replication port: logins, the statements that a source answers, start positions, streams, and the list of who is attached.
 //! Promises: nothing beyond the log's head goes out; a slow client slows nobody else, and its memory is bounded.
 
+mod acks;
 mod dump;
 mod emit;
+mod frames;
 mod headers;
 mod held;
 mod names;
@@ -13,6 +15,7 @@ mod registry;
 mod request;
 mod server;
 mod session;
+mod shared;
 mod sql;
 mod stand_in;
 mod start;

@@ -38,6 +38,11 @@ impl Pieces {
         self.names = names;
     }
 
+    /// Whether events go out as they stand in the file, from the beginning of one.
+    pub(super) fn is_plain(&self) -> bool {
+        self.large.is_none() && self.names.is_none()
+    }
+
     /// Whether a large event has begun that lacks pieces.
     pub(super) fn inside_event(&self) -> bool {
         self.large.is_some()
@@ -105,7 +110,7 @@ mod tests {
 
     /// Serves `log` through chunks that end at `cuts`, as the stream does.
     fn serve(log: &[u8], cuts: &[usize]) -> Vec<u8> {
-        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default(), 1);
+        let mut emitter = Emitter::new(Filter::default(), ChecksumAlg::Crc32, GtidList::default(), 1, false);
         let mut pieces = Pieces::new(READ);
         let (mut out, mut at, mut least) = (Vec::new(), 0, 1);
         while at < log.len() {

@@ -88,9 +88,10 @@ pub struct Replica {
     pub cancel: CancellationToken,
     state: AtomicU8,
     changed: AtomicU64,
-    sent_file: AtomicU64,
-    sent_offset: AtomicU64,
+    sent: Place,
     sent_bytes: AtomicU64,
+    semi_sync: AtomicBool,
+    acked: Place,
     error: Mutex<Option<String>>,
     replaced: AtomicBool,
     replaces: OnceLock<String>,
@@ -105,9 +106,10 @@ impl Replica {
             cancel,
             state: AtomicU8::new(ReplicaState::Connecting as u8),
             changed: AtomicU64::new(now.0.unsigned_abs()),
-            sent_file: AtomicU64::new(0),
-            sent_offset: AtomicU64::new(0),
+            sent: Place::default(),
             sent_bytes: AtomicU64::new(0),
+            semi_sync: AtomicBool::new(false),
+            acked: Place::default(),
             error: Mutex::new(None),
             replaced: AtomicBool::new(false),
             replaces: OnceLock::new(),
@@ -164,27 +166,69 @@ impl Replica {
 
     /// Notes that everything up to `pos` was handed to the network; `bytes` more went out.
     pub fn note_sent(&self, pos: LogPos, bytes: u64) {
-        // Readers may see the new offset with the old file for an instant; `sent` reads the file twice to notice.
-        self.sent_offset.store(0, Ordering::Release);
-        self.sent_file.store(pos.file, Ordering::Release);
-        self.sent_offset.store(pos.offset, Ordering::Release);
+        self.sent.set(pos);
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Up to where everything was handed to the network; `None` before the stream began.
     pub fn sent(&self) -> Option<LogPos> {
-        loop {
-            let file = self.sent_file.load(Ordering::Acquire);
-            let offset = self.sent_offset.load(Ordering::Acquire);
-            if self.sent_file.load(Ordering::Acquire) == file {
-                return (file != 0).then_some(LogPos { file, offset });
-            }
-        }
+        self.sent.get()
+    }
+
+    /// Notes that it acknowledges, and that everything up to `pos` has arrived there.
+    pub fn note_acked(&self, pos: LogPos) {
+        self.semi_sync.store(true, Ordering::Release);
+        self.acked.set(pos);
+    }
+
+    /// Whether it acknowledges what it receives (semi-sync).
+    pub fn semi_sync(&self) -> bool {
+        self.semi_sync.load(Ordering::Acquire)
+    }
+
+    /// Up to where everything has arrived there: what it has acknowledged; of one that does not acknowledge, what was handed to
+    /// the network. `None` before the stream began.
+    pub fn received(&self) -> Option<LogPos> {
+        if self.semi_sync() { self.acked.get() } else { self.sent() }
     }
 
     /// Bytes sent to it in all.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A place in the log that one task moves and everybody reads; nowhere at first.
+#[derive(Debug, Default)]
+struct Place {
+    file: AtomicU64,
+    offset: AtomicU64,
+}
+
+impl Place {
+    /// Stands in for the file while it changes.
+    const MOVING: u64 = u64::MAX;
+
+    fn set(&self, pos: LogPos) {
+        let moves = self.file.load(Ordering::Relaxed) != pos.file;
+        if moves {
+            self.file.store(Self::MOVING, Ordering::Release);
+        }
+        self.offset.store(pos.offset, Ordering::Release);
+        if moves {
+            self.file.store(pos.file, Ordering::Release);
+        }
+    }
+
+    fn get(&self) -> Option<LogPos> {
+        loop {
+            let file = self.file.load(Ordering::Acquire);
+            let offset = self.offset.load(Ordering::Acquire);
+            if file != Self::MOVING && self.file.load(Ordering::Acquire) == file {
+                return (file != 0).then_some(LogPos { file, offset });
+            }
+            std::hint::spin_loop();
+        }
     }
 }
 

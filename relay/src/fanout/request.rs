@@ -40,6 +40,8 @@ pub(super) struct DumpRequest {
     pub(super) checksum: Option<ChecksumAlg>,
     /// Send nothing beyond this position (`START SLAVE UNTIL master_gtid_pos`).
     pub(super) until: Option<GtidList>,
+    /// The client acknowledges what it has received.
+    pub(super) semi_sync: bool,
     /// The client keeps the files themselves: events name files as their primary does.
     pub(super) mirror: bool,
 }
@@ -73,6 +75,10 @@ impl DumpRequest {
             checksum: checksum
                 .map(|c| if c.eq_ignore_ascii_case("CRC32") { ChecksumAlg::Crc32 } else { ChecksumAlg::None }),
             until: list("slave_until_gtid")?,
+            semi_sync: ["rpl_semi_sync_slave", "rpl_semi_sync_replica"]
+                .iter()
+                .filter_map(|name| session.variable(name))
+                .any(|value| value.parse().is_ok_and(|on: u64| on != 0)),
             mirror: session.variable(MIRROR_VARIABLE).is_some_and(|v| v != "0"),
         })
     }
@@ -108,6 +114,7 @@ mod tests {
             heartbeat: Some(Duration::from_nanos(30_000_001_024)),
             checksum: Some(ChecksumAlg::Crc32),
             until: None,
+            semi_sync: false,
             mirror: false,
         };
         assert_eq!(r, Some(expected));
@@ -119,6 +126,14 @@ mod tests {
         let r = r.unwrap_or_else(|| panic!("refused"));
         assert_eq!((r.heartbeat, r.checksum, r.understands_gtid, r.non_blocking), (None, None, false, true));
         assert_eq!(r.start, StartFrom::File { name: "b.000002".into(), position: 4 });
+    }
+
+    #[test]
+    fn a_client_acknowledges_if_it_says_so() {
+        for (said, semi_sync) in [("SET @rpl_semi_sync_slave= 1", true), ("SET @rpl_semi_sync_slave= 0", false)] {
+            let r = DumpRequest::mariadb(&session(&[said]), "", 4, 2);
+            assert_eq!(r.map(|r| r.semi_sync), Ok(semi_sync), "{said}");
+        }
     }
 
     #[test]

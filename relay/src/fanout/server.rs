@@ -18,6 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::frames::Frames;
 use super::registry::{Registry, Replica};
 use super::session;
 use super::sql::{Facts, ReplicaRow, UpstreamRow};
@@ -61,6 +62,7 @@ pub struct Shared {
     pub(super) log: Arc<Log>,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) frames: Arc<Frames>,
     upstream: watch::Receiver<UpstreamStatus>,
     key: OnceCell<Arc<ServerKey>>,
     sessions: Mutex<BTreeMap<u32, CancellationToken>>,
@@ -81,6 +83,7 @@ impl Shared {
             log,
             registry,
             metrics,
+            frames: Arc::default(),
             upstream,
             key: OnceCell::new(),
             sessions: Mutex::default(),
@@ -174,6 +177,7 @@ fn replica_row(replica: &Replica, now: Micros) -> ReplicaRow {
         uuid: identity.uuid.clone().unwrap_or_default(),
         seconds: now.millis_since(replica.since) / 1000,
         state: replica.state().name(),
+        semi_sync: replica.semi_sync(),
     }
 }
 

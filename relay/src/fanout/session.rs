@@ -353,6 +353,7 @@ impl Client {
             request,
             server_id: self.shared.options.server_id,
             metrics: &self.shared.metrics,
+            frames: &self.shared.frames,
             cancel: self.cancel.clone(),
             sequence: 1,
         }

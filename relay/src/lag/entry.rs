@@ -34,7 +34,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(name: String, server: Option<Arc<Server>>, replica: Arc<Replica>, now: Micros) -> Self {
-        let sent = replica.sent();
+        let sent = replica.received();
         let observed = server.as_ref().map(|s| {
             s.saw_sent(sent, now);
             s.observed()

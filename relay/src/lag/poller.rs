@@ -196,7 +196,7 @@ impl<S: Sampler> Poller<S> {
         head: Option<&Head>,
     ) -> Result<(bool, bool), SampleError> {
         let taken_at = Micros::now();
-        self.server.saw_sent(replica.sent(), taken_at);
+        self.server.saw_sent(replica.received(), taken_at);
         self.server.asking(taken_at);
         self.metrics.lag_polls.inc();
         match bounded(ANSWER_TIMEOUT, session.position()).await {

@@ -115,13 +115,14 @@ pub(super) struct Recovered {
     /// The one told last, and up to where.
     before: Micros,
     end: u64,
-    now: Micros,
+    /// Nothing that was lost is taken to have arrived later.
+    latest: Micros,
 }
 
 impl Recovered {
-    /// What is known of a file that follows one whose last arrival was `before`.
-    pub(super) fn load(storage: &dyn Storage, file_name: &str, before: Micros) -> Self {
-        Self { known: load(storage, file_name), stood_in: Vec::new(), before, end: 0, now: Micros::now() }
+    /// What is known of a file between others: nothing of it arrived before `before`, nor after `latest`.
+    pub(super) fn load(storage: &dyn Storage, file_name: &str, before: Micros, latest: Micros) -> Self {
+        Self { known: load(storage, file_name), stood_in: Vec::new(), before, end: 0, latest }
     }
 
     /// When what ends at `end` arrived. If that was lost, `timestamp` (the primary's clock, in seconds) stands in, but never runs
@@ -133,7 +134,7 @@ impl Recovered {
             next => {
                 let previous = n.checked_sub(1).and_then(|n| self.known.get(n));
                 let earliest = previous.map_or(self.before, |p| p.at.max(self.before));
-                let at = stand_in(timestamp, earliest, next.map_or(self.now, |next| next.at));
+                let at = stand_in(timestamp, earliest, next.map_or(self.latest, |next| next.at));
                 let from = previous.map_or(0, |p| p.to).max(self.end);
                 match self.stood_in.last_mut() {
                     Some(last) if (last.to, last.at) == (from, at) => last.to = end,
@@ -169,23 +170,42 @@ pub(super) fn stand_in(timestamp: u32, earliest: Micros, latest: Micros) -> Micr
 /// When what begins at `offset` arrived, or between which of the file's known arrivals.
 pub(super) fn lookup(storage: &dyn Storage, file_name: &str, offset: u64) -> Result<Micros, [Option<Micros>; 2]> {
     let Ok(file) = storage.open(&name(file_name)) else { return Err([None; 2]) };
+    let around = search(&*file, offset).unwrap_or_else(|| {
+        // Torn: what is sound of it still tells between which times the others lie.
+        let known = load(storage, file_name);
+        let n = known.partition_point(|a| a.to <= offset);
+        [n.checked_sub(1).and_then(|n| known.get(n)).copied(), known.get(n).copied()]
+    });
+    match around {
+        [_, Some(next)] if next.from <= offset => Ok(next.at),
+        around => Err(around.map(|arrival| arrival.map(|a| a.at))),
+    }
+}
+
+/// The last record that ends at or before `offset`, and the one behind it; `None` where a record on the way is unsound or out of order.
+fn search(file: &dyn StorageFile, offset: u64) -> Option<[Option<Arrival>; 2]> {
     let count = file.size().unwrap_or(0) / RECORD as u64;
     let (mut low, mut high) = (0, count);
+    let (mut before, mut next): (Option<Arrival>, Option<Arrival>) = (None, None);
     while low < high {
         let middle = low + (high - low) / 2;
-        match read_record(&*file, middle) {
-            Some(arrival) if arrival.to <= offset => low = middle + 1,
-            Some(_) => high = middle,
-            None => return Err([None; 2]),
+        let arrival = read_record(file, middle)?;
+        let after = before.is_none_or(|b| b.to <= arrival.from && b.at <= arrival.at);
+        if !after || next.is_some_and(|n| arrival.to > n.from || arrival.at > n.at) {
+            return None;
+        }
+        if arrival.to <= offset {
+            (before, low) = (Some(arrival), middle + 1);
+        } else {
+            (next, high) = (Some(arrival), middle);
         }
     }
-    match read_record(&*file, low).filter(|_| low < count) {
-        Some(arrival) if arrival.from <= offset => Ok(arrival.at),
-        next => {
-            let before = low.checked_sub(1).and_then(|n| read_record(&*file, n));
-            Err([before.map(|a| a.at), next.map(|a| a.at)])
-        }
-    }
+    Some([before, next])
+}
+
+/// When the file's first bytes arrived, as far as it is known.
+pub(super) fn first(storage: &dyn Storage, file_name: &str) -> Option<Micros> {
+    load(storage, file_name).first().map(|arrival| arrival.at)
 }
 
 fn read_record(file: &dyn StorageFile, n: u64) -> Option<Arrival> {

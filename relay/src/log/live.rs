@@ -165,6 +165,11 @@ impl Live {
         Some((behind, self.gtid_before(n)?))
     }
 
+    /// When the first transaction that is kept, and begins at or behind `pos`, arrived.
+    pub(super) fn arrived_behind(&self, pos: LogPos) -> Option<Micros> {
+        self.recent.get(self.recent.partition_point(|t| t.begins < pos)).map(|t| t.arrived)
+    }
+
     fn recent(&self, n: u64) -> Option<&Recent> {
         self.recent.get(usize::try_from(n.checked_sub(self.first)?).ok()?)
     }

@@ -293,7 +293,11 @@ impl Log {
         };
         let earliest = before.or_else(earlier).unwrap_or_default();
         let head = self.head().map(|head| head.arrived);
-        let latest = [Some(segment.last_arrival()), next, head].into_iter().flatten().fold(Micros::now(), Micros::min);
+        let in_memory = lock(&self.live).arrived_behind(pos);
+        let latest = [Some(segment.last_arrival()), next, head, in_memory]
+            .into_iter()
+            .flatten()
+            .fold(Micros::now(), Micros::min);
         Some(arrivals::stand_in(header.timestamp, earliest, latest))
     }
 

@@ -87,6 +87,14 @@ impl LogReader {
         self.pos
     }
 
+    /// Offset up to which bytes of the present file are visible.
+    pub fn visible(&self) -> u64 {
+        // First the head, then the size: a file that the head has left has its final size.
+        let (Some(head), Some(pin)) = (self.log.head(), &self.pin) else { return 0 };
+        let size = pin.0.size();
+        if head.pos.file == self.pos.file { size.min(head.pos.offset) } else { size }
+    }
+
     /// Goes `n` bytes further in the same file: what of a chunk was used.
     pub fn advance(&mut self, n: u64) {
         self.pos.offset = self.pos.offset.saturating_add(n);

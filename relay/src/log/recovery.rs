@@ -62,6 +62,7 @@ pub(super) fn recover(storage: &dyn Storage, cluster: &str) -> Result<Recovered,
         gtid: meta.flavor().map(GtidPosition::empty),
         tally: Tally { total: meta.purged_transactions, ..Tally::default() },
         meta,
+        numbers: Vec::new(),
         segments: Segments::new(),
         live: Live::empty(),
         end: LogPos::default(),
@@ -129,6 +130,8 @@ pub(super) fn damaged(file: &str, error: ScanError) -> Stop {
 pub(super) struct Recovery<'a> {
     pub(super) storage: &'a dyn Storage,
     meta: Meta,
+    /// Numbers of all files that are there.
+    numbers: Vec<u64>,
     pub(super) segments: Segments,
     pub(super) live: Live,
     /// Position, transactions, place and time of the last whole one so far.
@@ -156,6 +159,7 @@ impl Recovery<'_> {
                 _ => {}
             }
         }
+        self.numbers = stored.keys().copied().collect();
         for (number, size) in self.meta.closed.clone() {
             let name = format!("{base}.{number:06}");
             let Some(len) = stored.remove(&number) else {
@@ -248,7 +252,7 @@ impl Recovery<'_> {
         }
         let walk = Walk::new(&*file, name, head.alg(), FIRST_EVENT..limit, start, Tally::default());
         let mut entries = Vec::new();
-        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived);
+        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived, self.next_arrival(number));
         let (walk, result) =
             collect(walk.verifying(), &mut entries, |_, range, timestamp| arrivals.of(range.end, timestamp));
         let whole = walk.whole;
@@ -266,6 +270,14 @@ impl Recovery<'_> {
         }
         IndexWriter::create(self.storage, name, number, &entries).close(size);
         Ok(())
+    }
+
+    /// When the first of what lies behind a closed file arrived: what is in it came before that.
+    fn next_arrival(&self, number: u64) -> Micros {
+        let base = self.meta.base.as_deref().unwrap_or_default();
+        let mut later = self.numbers.iter().filter(|n| **n > number);
+        let known = later.find_map(|n| arrivals::first(self.storage, &format!("{base}.{n:06}")));
+        known.map_or_else(Micros::now, |at| at.min(Micros::now()))
     }
 
     /// Makes a file part of the log; `last` holds at its end, and its last transaction, if any, came at `arrived`.

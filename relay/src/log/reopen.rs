@@ -168,7 +168,7 @@ impl Recovery<'_> {
             None => (FIRST_EVENT, head.start.clone().unwrap_or_else(|| self.carried()), Tally::default()),
         };
         self.live.begin(LogPos { file: number, offset: from }, gtid.clone(), self.tally.plus(&tally));
-        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived);
+        let mut arrivals = arrivals::Recovered::load(self.storage, name, self.arrived, Micros::now());
         let (live, mut before) = (&mut self.live, gtid.clone());
         let walk = Walk::new(file, name, head.alg(), from..limit, gtid, tally);
         let (walk, result) = collect(walk.verifying(), &mut entries, |id, range, timestamp| {

@@ -19,6 +19,7 @@ mod ingest;
 mod naming;
 mod origin;
 mod plan;
+mod prefer;
 mod rescue;
 mod settings;
 mod status;
@@ -306,9 +307,23 @@ async fn supervise(context: &Context, appender: &mut Appender, target: &Target) 
         let address = &chosen.address;
         let before = context.log.head().map(|h| h.pos);
         let mut first_event = None;
-        let error = match stream::run(context, appender, target, chosen, &mut first_event).await {
-            Ok(never) => match never {},
-            Err(error) => error,
+        let preferred = target.paths.first().map_or(address, |path| &path.address);
+        let followed = || context.status.borrow().server_id;
+        let ended = tokio::select! {
+            biased;
+            ended = stream::run(context, appender, target, chosen, &mut first_event) => Some(ended),
+            () = prefer::answers(&mut supervision, &context.login, preferred, followed) => None,
+        };
+        let error = match ended {
+            Some(Ok(never)) => match never {},
+            Some(Err(error)) => error,
+            None => {
+                // What came, and was not acknowledged yet, is: to the server the place at which the next stream begins counts as one.
+                tracing::info!(%address, %preferred, "the preferred path answers again; going back to it");
+                context.metrics.upstream_reconnects.inc();
+                supervision.prefer();
+                continue;
+            }
         };
         let lived = first_event.map(|at: Instant| at.elapsed());
         if matches!(error, StreamError::Checksum { .. }) {

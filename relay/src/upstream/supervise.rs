@@ -1,7 +1,8 @@
-//! What follows when a stream has ended: over which path, and after what wait, the next attempt is made. Pure.
+//! What follows when a stream has ended: over which path, and after what wait, the next attempt is made; and when the preferred path is
+//! tried again beside a stream over another one. Pure.
 //!
-//! Promises: of as many failures in a row as there are paths at least one is followed by a wait, whatever the primary sends in between;
-//! waits are bounded; a stream that had held is followed by an attempt at once.
+//! Promises: a path that fails is left for the next one within 20 ms, unless all have just failed; of as many failures in a row as there are paths at least one is followed by a wait, whatever the primary sends in between;
+//! waits are bounded; a stream that had held is followed by an attempt at once. A preferred path that comes and goes is tried ever less often.
 
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ const QUICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const SLOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A stream that lived this long had held: what ended it is news, not the same fault over again.
 const HELD: Duration = QUICK.1;
+/// First and longest wait before the preferred path is tried again beside a stream over another one.
+const RETURN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// A stream over the preferred path that lived this long was no flicker: the next time it fails it is tried again soon.
+const STEADY: Duration = RETURN.1;
 
 /// How a stream ended.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +40,8 @@ pub(super) struct Supervision {
     failures: usize,
     quick: Backoff,
     slow: Backoff,
+    /// Before the preferred path is tried again.
+    back: Backoff,
 }
 
 impl Supervision {
@@ -46,7 +53,19 @@ impl Supervision {
             failures: 0,
             quick: Backoff::new(QUICK.0, QUICK.1),
             slow: Backoff::new(SLOW.0, SLOW.1),
+            back: Backoff::new(RETURN.0, RETURN.1),
         }
+    }
+
+    /// How long the present stream is to go on before the preferred path is tried beside it; `None` if it goes over that one.
+    pub(super) fn try_preferred_in(&mut self) -> Option<Duration> {
+        (self.path != 0).then(|| self.back.next_wait())
+    }
+
+    /// The preferred path answers: the present stream is ended, without blame, and goes on over that one at once.
+    pub(super) fn prefer(&mut self) {
+        self.path = 0;
+        self.failures = 0;
     }
 
     /// The path to be used.
@@ -67,6 +86,9 @@ impl Supervision {
             self.slow.reset();
         }
         self.failures += 1;
+        if self.path == 0 && ended.lived.is_some_and(|lived| lived >= STEADY) {
+            self.back.reset();
+        }
         self.path = (self.path + 1) % self.paths;
         let held = ended.lived.is_some_and(|lived| lived >= HELD);
         let untried_path = ended.lived.is_none() && !self.failures.is_multiple_of(self.paths);
@@ -148,6 +170,45 @@ mod tests {
             s.ended(&end);
         }
         assert_eq!(used, [0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_path_that_fails_for_the_first_time_is_left_within_20_ms_however_long_it_had_lived() {
+        let lives = [0, 1, 100, 2999, 3000, 100_000].map(|ms| Some(Duration::from_millis(ms)));
+        for lived in lives.into_iter().chain([None]) {
+            for advanced in [false, true] {
+                let mut s = Supervision::new(2);
+                let wait = s.ended(&Ended { lived, advanced, ..FAILED });
+                assert!(wait <= Duration::from_millis(20) && s.path() == 1, "lived {lived:?}: {wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_stream_over_another_path_looks_for_the_preferred_one_and_goes_back_to_it() {
+        let mut s = Supervision::new(3);
+        assert_eq!(s.try_preferred_in(), None);
+        s.ended(&HELD_LONG);
+        s.ended(&FAILED);
+        assert!(s.path() == 2 && s.try_preferred_in().is_some_and(|wait| wait <= RETURN.0));
+        s.prefer();
+        assert_eq!((s.path(), s.try_preferred_in()), (0, None));
+        // Going back was no failure: what comes now is the first one.
+        assert_eq!(s.ended(&FAILED), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_preferred_path_that_comes_and_goes_is_tried_ever_less_often_until_it_has_held_for_a_minute() {
+        let mut s = Supervision::new(2);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            s.ended(&Ended { lived: Some(STEADY / 2), ..HELD_LONG });
+            waits.extend(s.try_preferred_in());
+            s.prefer();
+        }
+        assert!(waits[7] >= RETURN.1 / 2 && waits.iter().all(|wait| *wait <= RETURN.1), "{waits:?}");
+        s.ended(&HELD_LONG);
+        assert!(s.try_preferred_in().is_some_and(|wait| wait <= RETURN.0));
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(crate) struct Client {
     decoder: PacketDecoder,
     /// Number that the next packet has to have.
     expected: u8,
+    /// Whether events come with the semi-sync header; and whether the one before asked for an acknowledgement.
+    semi_sync: bool,
+    asked: bool,
 }
 
 /// A packet of a stream.
@@ -34,6 +37,8 @@ pub(crate) struct Got {
     pub(crate) sequence: u8,
     /// The event; for an error packet all of it.
     pub(crate) bytes: Vec<u8>,
+    /// Whether an acknowledgement is asked for.
+    pub(crate) asks: bool,
     is_error: bool,
 }
 
@@ -56,7 +61,14 @@ impl Got {
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut client = Self { stream, buf: BytesMut::new(), decoder: PacketDecoder::new(1 << 24), expected: 0 };
+        let mut client = Self {
+            stream,
+            buf: BytesMut::new(),
+            decoder: PacketDecoder::new(1 << 24),
+            expected: 0,
+            semi_sync: false,
+            asked: false,
+        };
         let greeting = Greeting::parse(&client.packet().await.payload).unwrap();
         let mut auth = ClientAuth::new(USER, PASSWORD.as_bytes(), false, true);
         let (plugin, answer) = auth.first_response(&greeting);
@@ -110,6 +122,19 @@ impl Client {
         assert_eq!(answer.payload.first(), Some(&0), "{sql}: {answer:?}");
     }
 
+    /// Says that it acknowledges, as a replica does.
+    pub(crate) async fn semi_sync(&mut self) {
+        self.ok("SET @rpl_semi_sync_slave= 1").await;
+        self.semi_sync = true;
+    }
+
+    /// Sends a payload beside the stream.
+    pub(crate) async fn say(&mut self, payload: &[u8]) {
+        let mut out = Vec::new();
+        write_packet(&mut out, &mut 0, payload);
+        self.stream.write_all(&out).await.unwrap();
+    }
+
     /// Asks for the stream.
     pub(crate) async fn dump(&mut self, file: &str, position: u32, flags: u16) {
         let dump = BinlogDump { position, flags, server_id: 77, file: file.into() };
@@ -120,7 +145,22 @@ impl Client {
     pub(crate) async fn next(&mut self) -> Got {
         let packet = self.packet().await;
         let is_error = ErrPacket::is(&packet.payload);
-        let bytes = if is_error { packet.payload.to_vec() } else { packet.payload[1..].to_vec() };
-        Got { sequence: packet.seq, bytes, is_error }
+        let skip = match (is_error, self.semi_sync) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) => {
+                assert!(
+                    matches!(packet.payload[..3], [0, 0xef, 0 | 1]),
+                    "no semi-sync header: {:02x?}",
+                    &packet.payload[..3]
+                );
+                self.asked = packet.payload[2] == 1;
+                if self.asked {
+                    self.expected = 1;
+                }
+                3
+            }
+        };
+        Got { sequence: packet.seq, bytes: packet.payload[skip..].to_vec(), asks: self.asked && !is_error, is_error }
     }
 }

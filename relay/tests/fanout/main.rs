@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use baton_relay::config::ListenTls;
 use baton_relay::fanout::{self, Registry};
-use baton_relay::log::{Appender, Log};
+use baton_relay::log::{Appender, Log, LogPos};
 use baton_relay::metrics::Metrics;
 use baton_relay::upstream::UpstreamStatus;
 use baton_wire::auth::StoredPassword;
@@ -288,4 +288,68 @@ async fn only_transactions_count_as_delivered_and_not_the_heartbeats_behind_them
     until(EventKind::HEARTBEAT).await;
     until(EventKind::HEARTBEAT).await;
     assert_eq!(delivered(), 1);
+}
+
+/// Waits until what the replica on the only connection has received is `expected`.
+async fn received(port: &Port, expected: LogPos) {
+    let seen = timeout(DEADLINE, async {
+        while port.registry.list().first().and_then(|r| r.received()) != Some(expected) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(seen.await.is_ok(), "{expected} expected, {:?}", port.registry.list().first().map(|r| r.received()));
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_is_asked_for_it_and_believed_in_what_it_was_sent_only() {
+    let (port, mut appender) = port().await;
+    let mut primary = Primary::new(ChecksumAlg::Crc32, &[]);
+    let file = primary.transaction("0-1-1", 10).transaction("0-1-2", 10).transaction("0-1-3", 10).take(1);
+    let [first, second, third] = [0, 1, 2].map(|n| file.transactions[n].ends);
+    appender.open_file(spec(1)).await.unwrap();
+    appender.append(file.batch(4, first)).await.unwrap();
+    appender.settle().await.unwrap();
+
+    let mut client = port.replica("").await;
+    client.ok("SET @master_heartbeat_period= 60000000000").await;
+    client.semi_sync().await;
+    client.dump("", 4, 2).await;
+    // Nothing but the end of the transaction asks; behind it the numbers begin at 1 again, which is checked with each packet.
+    let mut last = client.next().await;
+    while last.event().kind != EventKind::XID {
+        assert!(!last.asks, "{}", last.event().kind);
+        last = client.next().await;
+    }
+    assert!(last.asks);
+    received(&port, LogPos { file: 1, offset: file.transactions[0].begins }).await;
+
+    let ack = |offset: u64, file: &str| [&[0xef][..], &offset.to_le_bytes(), file.as_bytes()].concat();
+    let name = format!("{}.000001", support::BASE);
+    let mut wrong_magic = ack(first, &name);
+    wrong_magic[0] = 0xee;
+    let garbage =
+        [wrong_magic, vec![0xef, 1, 2], Vec::new(), ack(second, &name), ack(4, "other.000001"), vec![0xef; 100_000]];
+    for ignored in &garbage {
+        client.say(ignored).await;
+    }
+    client.say(&ack(first, &name)).await;
+    received(&port, LogPos { file: 1, offset: first }).await;
+    assert_eq!(port.metrics.fanout_ignored_acks.get(), garbage.len() as u64);
+    assert_eq!(port.metrics.fanout_acks.get(), 1);
+
+    // Two at once: the last one is asked for, and its acknowledgement is one of both.
+    appender.append(file.batch(first, third)).await.unwrap();
+    let mut asked = Vec::new();
+    while asked.is_empty() {
+        let got = client.next().await;
+        asked.extend(got.asks.then(|| u64::from(got.event().log_pos)));
+    }
+    assert_eq!(asked, [third]);
+    received(&port, LogPos { file: 1, offset: first }).await;
+    client.say(&ack(second, &name)).await;
+    received(&port, LogPos { file: 1, offset: second }).await;
+    client.say(&ack(third, &name)).await;
+    client.say(&ack(first, &name)).await;
+    received(&port, LogPos { file: 1, offset: third }).await;
+    port.cancel.cancel();
 }

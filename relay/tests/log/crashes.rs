@@ -14,6 +14,9 @@ use crate::history::{History, file_name};
 use crate::support::*;
 
 const ROUNDS: u64 = 250;
+/// Seeds that failed once: arrival times of a file that was rebuilt before a sound one, one whose own record was torn,
+/// and one whose newest transactions are in memory.
+const FAILED_ONCE: [u64; 4] = [4744, 8399, 12713, 12983];
 const LIVES: usize = 12;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -26,7 +29,7 @@ fn whatever_the_disk_and_the_process_do_what_was_visible_stays_and_the_log_goes_
     let rounds = from_environment("BATON_ROUNDS").unwrap_or(if first.is_some() { 1 } else { ROUNDS });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let first = first.unwrap_or(1);
-    for seed in first..first + rounds {
+    for seed in (first..first + rounds).chain(FAILED_ONCE) {
         let mut round = Round::new(seed);
         runtime.block_on(round.run());
     }

@@ -79,6 +79,38 @@ fn event_of_17_mb_comes_in_pieces_and_one_of_exactly_16_mib_ends_with_an_empty_p
 }
 
 #[test]
+fn an_ack_asked_for_behind_the_fact_gives_the_same_packets_as_one_asked_for_at_once() {
+    let sizes = [30, 70_000, 40, MAX_PACKET - 3, 25, 2 * MAX_PACKET + 10, 33];
+    for wanted in 0..sizes.len() {
+        let (mut late, mut expected) = (EventFramer::new(254, true), EventFramer::new(254, true));
+        let (mut found, mut out, mut at) = (Vec::new(), Vec::new(), 0);
+        for (n, size) in sizes.iter().enumerate() {
+            if n == wanted {
+                at = found.len();
+                expected.frame_wanting_ack(&mut out, &event(*size, 7)).unwrap();
+            } else {
+                expected.frame(&mut out, &event(*size, 7)).unwrap();
+            }
+            late.frame(&mut found, &event(*size, 7)).unwrap();
+        }
+        let next = late.want_ack(&mut found[at..]).unwrap();
+        assert!(found == out && next == expected.sequence(), "event {wanted}");
+    }
+    let (mut plain, mut out) = (EventFramer::new(1, false), Vec::new());
+    plain.frame(&mut out, &event(40, 1)).unwrap();
+    assert!(plain.want_ack(&mut out).is_err() && late_half().is_err());
+}
+
+/// Half a packet behind the event.
+fn late_half() -> baton_wire::Result<u8> {
+    let (mut framer, mut out) = (EventFramer::new(1, true), Vec::new());
+    framer.frame(&mut out, &event(40, 1))?;
+    framer.frame(&mut out, &event(40, 1))?;
+    let half = out.len() - 10;
+    framer.want_ack(&mut out[..half])
+}
+
+#[test]
 fn sizes_around_a_full_packet_survive_with_and_without_semi_sync() {
     for semi_sync in [false, true] {
         let mut sizes: Vec<usize> = (MAX_PACKET - 5..=MAX_PACKET + 3).collect();

@@ -2,6 +2,7 @@
 
 mod kinds;
 mod moves;
+mod semi_sync;
 mod streams;
 mod support;
 mod tools;

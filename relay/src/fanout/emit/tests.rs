@@ -69,7 +69,7 @@ fn filter() -> Filter {
 
 /// Puts `log` through an emitter in reads of `read` bytes; what came out, event by event, and where it ended.
 fn emitted(filter: Filter, at: &str, log: &[u8], read: usize) -> (Vec<Vec<u8>>, Option<EmitError>, Emitter) {
-    let mut emitter = Emitter::new(filter, ALG, list(at), 1);
+    let mut emitter = Emitter::new(filter, ALG, list(at), 1, false);
     let (mut out, mut pieces, mut from, mut least, mut error) = (Vec::new(), Pieces::new(read), 0, 1, None);
     while from < log.len() && (pieces.inside_event() || !emitter.until_reached()) {
         match pieces.take(&mut emitter, &mut out, &log[from..log.len().min(from + read.max(least))]) {
@@ -239,4 +239,77 @@ fn stand_ins_leave_every_position_where_it_was() {
         assert_eq!(header.log_pos as usize, end);
         assert!(ALG.verify(event).is_ok() && header.kind.0 < EventKind::ANNOTATE_ROWS.0, "{}", header.kind);
     }
+}
+
+/// Puts `log` through a semi-sync emitter in reads of `read` bytes: kinds and GTIDs' ends of the events that are to be acknowledged, and where the emitter said that
+/// they end.
+fn asked_for(filter: Filter, log: &[u8], read: usize) -> (Vec<u32>, Vec<u64>) {
+    let mut emitter = Emitter::new(filter, ALG, list(""), 1, true);
+    let (mut out, mut pieces, mut from, mut least) = (Vec::new(), Pieces::new(read), 0, 1);
+    let mut told = Vec::new();
+    while from < log.len() {
+        match pieces.take(&mut emitter, &mut out, &log[from..log.len().min(from + read.max(least))]) {
+            Ok(Taken::Bytes(n)) => {
+                told.extend(emitter.take_ends().map(|ends| 4 + from as u64 + ends));
+                (from, least) = (from + n, 1);
+            }
+            Ok(Taken::Needs(n)) => least = n,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    let options = DeframerOptions { semi_sync: true, whole_up_to: usize::MAX, ..DeframerOptions::default() };
+    let (mut deframer, mut rest, mut asked): (_, &[u8], _) = (EventDeframer::new(options), &out, Vec::new());
+    // The numbers of the packets are checked by the way.
+    while let (used, Deframed::EventData { header, last, semi_sync_flag, .. }) =
+        deframer.next(rest).unwrap_or_else(|e| panic!("{e}"))
+    {
+        asked.extend((last && semi_sync_flag == Some(true)).then_some(header.log_pos));
+        rest = &rest[used..];
+    }
+    assert!(rest.is_empty(), "something is left that is no event");
+    (asked, told)
+}
+
+#[test]
+fn the_last_transaction_that_goes_out_of_each_read_is_to_be_acknowledged() {
+    let whole = log();
+    let ends = |n: usize| (4 + log_up_to(n)) as u32;
+    for (known, expected) in [("", ends(5)), ("0-1-4", ends(4)), ("0-1-4,1-1-2", 0)] {
+        let (asked, told) = asked_for(Filter { known: list(known), ..filter() }, &whole, usize::MAX >> 1);
+        assert_eq!(asked, if expected == 0 { vec![] } else { vec![expected] }, "known {known}");
+        assert_eq!(told, asked.iter().map(|at| u64::from(*at)).collect::<Vec<_>>());
+    }
+    // A read that ends inside of a transaction asks for the one before; events larger than a read are asked for too.
+    for read in [1000, 400, 120] {
+        let (asked, told) = asked_for(filter(), &whole, read);
+        assert_eq!(asked.last(), Some(&ends(5)), "reads of {read}");
+        assert!(asked.iter().all(|at| (1..=5).any(|n| ends(n) == *at)), "{asked:?}");
+        assert_eq!(told, asked.iter().map(|at| u64::from(*at)).collect::<Vec<_>>());
+    }
+}
+
+/// Bytes up to the end of the `n`th transaction of [`log`].
+fn log_up_to(n: usize) -> usize {
+    let mut log = Bytes::default();
+    log.list("").rows("0-1-1");
+    for step in 2..=n {
+        match step {
+            2 => log.rows("1-1-1"),
+            3 => log.ddl("0-1-2", b"CREATE TABLE t (a INT)"),
+            4 => log.rows("1-1-2"),
+            _ => log.rows("0-1-4"),
+        };
+    }
+    log.0.len()
+}
+
+#[test]
+fn a_client_that_begins_inside_a_transaction_is_asked_for_the_end_of_it() {
+    let begins = Bytes::default().list("").gtid("0-1-1", 0x0c).0.len();
+    let end = log_up_to(1);
+    let (asked, _) = asked_for(filter(), &log()[begins..end], usize::MAX >> 1);
+    // What ends is not known to be a transaction: the next one is asked for.
+    assert_eq!(asked, Vec::<u32>::new());
+    let (asked, _) = asked_for(filter(), &log()[begins..log_up_to(2)], usize::MAX >> 1);
+    assert_eq!(asked, [(4 + log_up_to(2)) as u32]);
 }

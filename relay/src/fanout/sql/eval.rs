@@ -177,6 +177,8 @@ fn variables(facts: &Facts) -> Vec<(&'static str, Option<String>)> {
             ("gtid_slave_pos", text(&facts.gtid_position)),
             ("gtid_domain_id", text("0")),
             ("gtid_strict_mode", text("1")),
+            // A replica may acknowledge what it receives; nothing waits for that here, so there is no more to say of it.
+            ("rpl_semi_sync_master_enabled", text("ON")),
         ]);
     }
     all
@@ -219,8 +221,11 @@ mod tests {
         assert_eq!(s.answer("SET @slave_connect_state='7-1-1,0-1-16'", &f), Reply::Ok);
         assert_eq!(s.variable("slave_connect_state"), Some("7-1-1,0-1-16"));
         assert_eq!(one(s.answer("SELECT @@GLOBAL.gtid_domain_id", &f)), Some("0".into()));
-        // No row: a replica with semi-sync switched on goes on without it.
-        assert!(rows(s.answer("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'", &f)).is_empty());
+        assert_eq!(
+            rows(s.answer("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'", &f)),
+            [[Some("rpl_semi_sync_master_enabled".to_owned()), Some("ON".to_owned())]]
+        );
+        assert_eq!(s.answer("SET @rpl_semi_sync_slave= 1", &f), Reply::Ok);
     }
 
     #[test]

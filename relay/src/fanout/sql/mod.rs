@@ -54,6 +54,8 @@ pub(crate) struct ReplicaRow {
     pub(crate) uuid: String,
     pub(crate) seconds: u64,
     pub(crate) state: &'static str,
+    /// It acknowledges what it receives.
+    pub(crate) semi_sync: bool,
 }
 
 /// The upstream, for `SHOW SLAVE STATUS`.

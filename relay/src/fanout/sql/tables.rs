@@ -99,6 +99,8 @@ pub(super) fn status(facts: &Facts, wanted: impl Fn(&str) -> bool) -> Table {
     let running = if facts.upstream.streaming { "ON" } else { "OFF" };
     for (name, value) in [
         ("Connections", facts.connection.to_string()),
+        ("Rpl_semi_sync_master_clients", facts.replicas.iter().filter(|r| r.semi_sync).count().to_string()),
+        ("Rpl_semi_sync_master_status", "ON".to_owned()),
         ("Slave_running", running.to_owned()),
         ("Slaves_connected", streaming.clone()),
         ("Threads_connected", streaming),

@@ -230,6 +230,35 @@ impl EventFramer {
         Ok(Run { events, bytes: bytes.len() - rest.len() })
     }
 
+    /// Turns the whole event at the front of `framed`, packets that this framer wrote, into one that the replica shall acknowledge, and numbers the
+    /// packets behind it anew, from 1 on; gives the number of the next packet.
+    ///
+    /// Error: this is no semi-sync stream, or `framed` is not made of whole packets.
+    pub fn want_ack(&self, framed: &mut [u8]) -> Result<u8> {
+        let cut = || {
+            WireError::invalid(WHAT, "an acknowledgement is asked for in what is no whole packet of a semi-sync stream")
+        };
+        match framed.get_mut(PACKET_HEADER_LEN..PACKET_HEADER_LEN + 3) {
+            Some([EVENT_MARKER, SEMI_SYNC_MAGIC, flag]) if self.semi_sync => *flag = 1,
+            _ => return Err(cut()),
+        }
+        let (mut rest, mut number, mut in_event) = (framed, None, true);
+        while let [a, b, c, sequence, ..] = rest {
+            let len = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
+            match &mut number {
+                // The event's own packets keep their numbers.
+                None if in_event => in_event = len == MAX_PACKET,
+                number => {
+                    let next = number.unwrap_or(1);
+                    *sequence = next;
+                    *number = Some(next.wrapping_add(1));
+                }
+            }
+            rest = rest.get_mut(PACKET_HEADER_LEN + len..).ok_or_else(cut)?;
+        }
+        if rest.is_empty() { Ok(number.unwrap_or(1)) } else { Err(cut()) }
+    }
+
     fn packet_header(&mut self, out: &mut Vec<u8>, len: usize) {
         let [a, b, c, _] = (len as u32).to_le_bytes();
         out.extend_from_slice(&[a, b, c, self.sequence]);
