@@ -314,7 +314,7 @@ impl ClusterPlan {
             pid_file.display(),
             log.display(),
             node::PORT,
-            host.ip(),
+            host.name(),
             node::PORT,
             template::REDO_LOG.trim_start_matches("--"),
             role.display()

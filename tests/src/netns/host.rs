@@ -186,9 +186,15 @@ impl Host {
         }
     }
 
-    /// The power fails: SIGKILL to everything on it.
+    /// The power fails: SIGKILL to everything on it, and its interface forgets every address but its own.
     pub fn crash(&self) -> Result<()> {
-        inside::kill(&self.netns())
+        inside::kill(&self.netns())?;
+        let own = [IpAddr::V4(self.ip()), IpAddr::V6(self.ip6())];
+        for address in self.addresses()?.into_iter().filter(|address| !own.contains(address)) {
+            // Its lifetime may have ended meanwhile.
+            let _gone_already = self.remove_address(address);
+        }
+        Ok(())
     }
 }
 
