@@ -1,5 +1,6 @@
 //! Asks the server how it does, again and again, over one kept session.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::kept::KnownServer;
+use super::sql::accounts::lacking;
 use super::sql::status::{Answer, ask};
 use super::sql::{Session, SqlError};
 use crate::config::MysqlConfig;
 use crate::model::ServerRole;
+
+/// How often accounts are looked at: they seldom change.
+const ACCOUNTS: Duration = Duration::from_secs(10);
 
 /// What was answered last, by the process that lives now.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +43,7 @@ fn patience(config: &MysqlConfig) -> Duration {
 
 /// Asks until cancelled: every `mysql.poll`, and whenever an order has changed something.
 pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
-    let mut session: Option<Session> = None;
+    let mut session: Option<Asking> = None;
     let mut states = core.host.subscribe();
     let mut ticks = interval(core.config.mysql.poll);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,13 +85,36 @@ async fn died(states: &mut watch::Receiver<super::host::HostState>) {
     }
 }
 
-async fn answer(core: &Core, session: &mut Option<Session>) -> Result<Answer, SqlError> {
-    let mut open = match session.take().filter(Session::is_usable) {
-        Some(open) => open,
-        None => core.db.connect().await?,
+/// A kept session, and what was found of the accounts.
+struct Asking {
+    session: Session,
+    relays: BTreeSet<String>,
+    lacking: Vec<String>,
+    /// When; none: not yet.
+    looked: Option<Instant>,
+}
+
+async fn answer(core: &Core, kept: &mut Option<Asking>) -> Result<Answer, SqlError> {
+    let relays: BTreeSet<String> = core.snapshot().relays.values().map(|r| r.user.clone()).collect();
+    let mut asking = match kept.take().filter(|a| a.session.is_usable()) {
+        Some(asking) => asking,
+        None => {
+            let session = core.db.connect().await?;
+            Asking { session, relays: BTreeSet::new(), lacking: Vec::new(), looked: None }
+        }
     };
-    let answer = ask(&mut open).await?;
-    *session = Some(open);
+    let mut answer = ask(&mut asking.session).await?;
+    if asking.looked.is_none_or(|at| at.elapsed() >= ACCOUNTS) || asking.relays != relays {
+        asking.lacking = match lacking(&mut asking.session, &relays).await {
+            // Of another kind, or without the rights to look.
+            Err(error @ SqlError::Server { .. }) => vec![format!("accounts can't be looked at: {error}")],
+            found => found?,
+        };
+        asking.looked = Some(Instant::now());
+        asking.relays = relays;
+    }
+    answer.status.unmet.extend(asking.lacking.iter().cloned());
+    *kept = Some(asking);
     Ok(answer)
 }
 

@@ -140,3 +140,21 @@ fn garbage_is_answered_with_what_is_wrong_and_nothing_needs_a_token_but_health()
         Ok(())
     });
 }
+
+#[test]
+fn configuration_that_cannot_be_used_is_refused_with_every_key_at_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, "cluster = \"Shop\"\ntoken_file = \"/nowhere/token\"\n[address]\nvalid_fro = \"5s\"\n")
+        .unwrap();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_baton-failover"))
+        .args(["agent", "--check", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(78), "{said}");
+    for key in ["cluster = \"Shop\"", "token_file", "etcd.endpoints", "mysql.user", "did you mean valid_for?"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+}

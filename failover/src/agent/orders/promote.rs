@@ -44,7 +44,8 @@ pub(super) async fn catch_up(
         refusal = until_stopped(&mut watcher) => return Err(refusal),
         () = superseded.cancelled() => return Err(Refusal::Superseded),
     };
-    let gtid: String = watcher.value("SELECT @@GLOBAL.gtid_binlog_pos").await?;
+    // The watcher was left in the middle of a question.
+    let gtid: String = waiter.value("SELECT @@GLOBAL.gtid_binlog_pos").await?;
     Ok(OrderResult { reached: Some(reached), gtid: Some(sorted(&gtid)), ..OrderResult::default() })
 }
 

@@ -3,6 +3,7 @@
 //! Promises: no statement is waited for longer than it is given; a session whose statement was given up is not used again; nothing that a session
 //! does is written to the binlog. Never logs a statement that may hold a password.
 
+pub mod accounts;
 pub mod status;
 mod unmet;
 
