@@ -188,6 +188,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         server_id: config.server_id,
         name: config.name,
         port,
+        token: config.listen.token,
     };
     let parts = upstream::Parts { log, appender, promise, orders, status: upstream_status, metrics, announced };
     let fed = tokio::spawn(upstream::run(upstream_options, parts, cancel.clone()));
@@ -363,6 +364,10 @@ impl View for RelayView {
 
     fn promise(&self, term: u64, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
         Box::pin(self.control.promise(term, grant))
+    }
+
+    fn rescue(&self, term: u64, grant: Grant, agent: Address) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+        Box::pin(self.control.rescue(term, grant, agent))
     }
 
     fn metrics(&self) -> Arc<Metrics> {

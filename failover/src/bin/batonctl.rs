@@ -1,3 +1,7 @@
-//! Process shell.
+//! The process shell of `batonctl`: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    baton_failover::ctl::main()
+}

@@ -21,6 +21,11 @@ impl Problem {
         Self { key: key.into(), value: None, message: message.into(), variable: None }
     }
 
+    /// One that shows only when the configuration is used.
+    pub fn of(key: &str, value: &str, message: String) -> Self {
+        Self::new(key, message).with_value(format!("{value:?}"))
+    }
+
     /// The same with the value at fault.
     pub(super) fn with_value(mut self, value: impl fmt::Display) -> Self {
         const LONGEST: usize = 80;

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use baton_cluster::store::EtcdConfig;
 use secrecy::SecretString;
 
 use super::error::Problem;
 use super::reader::{Reader, Section};
-use super::rules::between;
 use super::value::duration;
 
 /// How etcd is reached.
@@ -25,7 +25,7 @@ pub struct EtcdSection {
     pub user: Option<String>,
     /// Its password, from `password_file` or `BATON_..._ETCD_PASSWORD`.
     pub password: Option<SecretString>,
-    /// Lifetime of leases. 1 s to 60 s, default 3 s.
+    /// Lifetime of leases. Whole seconds from 2 s to 60 s, default 3 s.
     pub lease_ttl: Duration,
 }
 
@@ -65,31 +65,21 @@ impl EtcdSection {
 
     /// What is wrong with the values.
     pub fn validate(&self) -> Vec<Problem> {
-        let mut p = Vec::new();
-        if self.endpoints.is_empty() {
-            p.push(Problem::new("etcd.endpoints", "at least one \"http://host:port\" is wanted"));
+        let found = self.store().problems();
+        found.into_iter().map(|(key, message)| Problem::new(format!("etcd.{key}"), message)).collect()
+    }
+
+    /// The same as the store takes it.
+    pub fn store(&self) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: self.endpoints.clone(),
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            lease_ttl: self.lease_ttl,
         }
-        let encrypted = self.endpoints.iter().any(|e| e.starts_with("https:"));
-        for (key, file) in
-            [("etcd.ca_file", &self.ca_file), ("etcd.cert_file", &self.cert_file), ("etcd.key_file", &self.key_file)]
-        {
-            if let Some(file) = file.as_ref().filter(|_| !encrypted) {
-                let message = "is only used with https:// endpoints; write those, or leave it out";
-                p.push(Problem::new(key, message).with_value(file.display()));
-            }
-        }
-        match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => p.push(Problem::new("etcd.key_file", "is required with etcd.cert_file")),
-            (None, Some(_)) => p.push(Problem::new("etcd.cert_file", "is required with etcd.key_file")),
-            _ => {}
-        }
-        match (&self.user, &self.password) {
-            (Some(_), None) => p.push(Problem::new("etcd.password_file", "is required with etcd.user")),
-            (None, Some(_)) => p.push(Problem::new("etcd.user", "is required with a password for it")),
-            _ => {}
-        }
-        between(&mut p, "etcd.lease_ttl", self.lease_ttl, "1s", "60s");
-        p
     }
 }
 

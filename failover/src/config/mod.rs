@@ -11,6 +11,7 @@
 //! Relative paths start at the process's working directory.
 
 mod agent;
+pub mod controller;
 mod error;
 mod etcd;
 mod reader;
@@ -22,9 +23,10 @@ mod value;
 use std::path::Path;
 
 pub use agent::{AddressConfig, AdvertiseConfig, AgentConfig, MysqlConfig, ReplicationTls};
+pub use controller::ControllerConfig;
 pub use error::{ConfigError, Problem};
 pub use etcd::EtcdSection;
-pub use value::Address;
+pub use value::{Address, duration as parse_duration};
 
 use reader::{Reader, Section};
 

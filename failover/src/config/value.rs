@@ -59,7 +59,10 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Parses `100ms`, `10s`, `5m`, `12h`, `7d`, `2w`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// In words, with what is allowed.
+pub fn duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "allowed: a whole number and a unit of ms, s, m, h, d or w, such as \"100ms\" or \"7d\"";
     let (number, unit) = number_and_unit(text).ok_or(FORM)?;
     let seconds = match unit {

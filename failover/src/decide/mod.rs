@@ -82,6 +82,18 @@ pub enum Upkeep {
         /// Why.
         why: String,
     },
+    /// The primary's agent does not know that it serves: it was started while that was being decided.
+    Open {
+        /// The primary.
+        node: String,
+    },
+    /// The acker holds the grant and does not receive: its account may still be locked from an earlier revocation.
+    AllowAcker {
+        /// The primary.
+        node: String,
+        /// The acker's account.
+        user: String,
+    },
 }
 
 /// Why something that would be due is not done.
@@ -124,12 +136,12 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn rest(problems: Vec<Problem>, reason: &str) -> Self {
+    fn rest(reason: &str) -> Self {
         Self {
             action: Action::Rest,
             reason: reason.to_owned(),
             evidence: Vec::new(),
-            problems,
+            problems: Vec::new(),
             candidate: None,
             rejected: Vec::new(),
             refusing: None,
@@ -151,11 +163,15 @@ impl Decision {
 
 /// Decides on `facts`. `memory` is that of the moment before, brought up to date by [`Memory::observe`].
 pub fn decide(facts: &ClusterFacts, memory: &Memory, policy: &Policy) -> Decision {
-    let problems = problem::all(facts, memory, policy);
+    Decision { problems: problem::all(facts, memory, policy), ..judge(facts, memory, policy) }
+}
+
+/// As [`decide`], without looking for problems.
+pub fn judge(facts: &ClusterFacts, memory: &Memory, policy: &Policy) -> Decision {
     let Some(state) = &facts.state else {
-        return Decision::rest(problems, "the cluster has no state: batonctl bootstrap --primary NODE");
+        return Decision::rest("the cluster has no state: batonctl bootstrap --primary NODE");
     };
-    let mut decision = Decision::rest(problems, "all is well");
+    let mut decision = Decision::rest("all is well");
     let choice = foreseen(state, facts);
     decision.candidate = choice.best().map(str::to_owned);
     decision.rejected.clone_from(&choice.rejected);

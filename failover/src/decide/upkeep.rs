@@ -4,19 +4,42 @@ use baton_cluster::ClusterState;
 
 use super::Upkeep;
 use super::verdict::agent;
-use crate::model::{ClusterFacts, MysqldState, NodeFacts, ReplicationStatus, ServerRole};
+use crate::model::{ClusterFacts, MysqldState, NodeFacts, RelayFacts, ReplicationStatus, ServerRole};
 
 impl Upkeep {
     /// Why, in one sentence.
     pub fn why(&self) -> String {
         match self {
             Self::Follow { node, relay, why } => format!("{node} is to follow {relay}: {why}"),
+            Self::Open { node } => format!("{node} serves and does not know it"),
+            Self::AllowAcker { node, user } => format!("{node} is to let the acker's account {user} in"),
         }
     }
 }
 
-/// Replicas that no living relay feeds, each with the relay that is to feed it.
+/// All that is due.
 pub(crate) fn due(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
+    let mut due = of_the_primary(state, facts);
+    due.extend(of_replicas(state, facts));
+    due
+}
+
+/// What keeps the primary from serving although nothing is wrong with it.
+fn of_the_primary(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
+    let Some(primary) = &state.primary else { return Vec::new() };
+    let Some(status) = facts.nodes.get(primary).and_then(agent) else { return Vec::new() };
+    let Some(server) = &status.server else { return Vec::new() };
+    if server.read_only && status.role != ServerRole::Primary {
+        return vec![Upkeep::Open { node: primary.clone() }];
+    }
+    let acker = state.grant_holder.as_ref().and_then(|h| facts.relays.get(h));
+    let shut_out = acker.filter(|r| r.answers && r.held && r.upstream != "streaming" && server.semi_sync_clients == 0);
+    let allow = |r: &RelayFacts| Upkeep::AllowAcker { node: primary.clone(), user: r.record.user.clone() };
+    shut_out.map(allow).into_iter().collect()
+}
+
+/// Replicas that no living relay feeds, each with the relay that is to feed it.
+fn of_replicas(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
     let spared = [state.primary.as_deref(), state.candidate.as_deref()];
     let mut load: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     let mut out = Vec::new();

@@ -225,6 +225,15 @@ impl Client {
         timeout(limit, asked).await.unwrap_or_else(|_| Err(slow(at, path, limit)))
     }
 
+    /// GET of bytes of any number; `limit` is for the beginning of the answer.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn stream(&self, at: &str, path: &str, limit: Duration) -> Result<Pieces, ClientError> {
+        let Lines { at, path, body, _connection, .. } = self.lines(at, path, limit).await?;
+        Ok(Pieces { at, path, body, _connection })
+    }
+
     async fn send(&self, call: &Call<'_>) -> Result<(Response<Incoming>, Connection), ClientError> {
         while let Some(mut connection) = self.take(call.at) {
             match connection.try_send_request(self.request(call)?).await {
@@ -321,6 +330,37 @@ impl Lines {
             }
         };
         timeout(silence, read).await.unwrap_or_else(|_| Err(slow(&at, &path, silence)))
+    }
+}
+
+/// A stream of bytes.
+pub struct Pieces {
+    at: String,
+    path: String,
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Pieces {
+    /// The next bytes; none at the stream's proper end.
+    ///
+    /// # Errors
+    /// Nothing within `silence`, or the connection broke before the end.
+    pub async fn next(&mut self, silence: Duration) -> Result<Option<Bytes>, ClientError> {
+        let read = async {
+            loop {
+                match self.body.frame().await {
+                    None => return Ok(None),
+                    Some(Err(error)) => return Err(broken(&self.at, &self.path, &error)),
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Ok(Some(data));
+                        }
+                    }
+                }
+            }
+        };
+        timeout(silence, read).await.unwrap_or_else(|_| Err(slow(&self.at, &self.path, silence)))
     }
 }
 

@@ -113,7 +113,7 @@ impl OrderKind {
 }
 
 /// The answer 200 to an order; what does not apply is left out.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct OrderResult {
     /// `fence`: whether the server is known to be dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,7 @@ use super::error::ApiError;
 use super::status::Status;
 use super::view::View;
 use super::watch::watch;
+use crate::config::Address;
 use crate::lag::{LagReport, ReplicaReport};
 use crate::log::Grant;
 use crate::metrics::Sample;
@@ -52,6 +53,7 @@ pub(super) fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/status", get(status)),
         (Method::GET, "/v1/watch", get(watch)),
         (Method::POST, "/v1/promise", post(promise)),
+        (Method::POST, "/v1/rescue", post(rescue)),
         (Method::GET, "/healthz", get(healthz)),
         (Method::GET, "/readyz", get(readyz)),
         (Method::GET, "/metrics", get(metrics)),
@@ -141,7 +143,35 @@ async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) ->
     let order: PromiseOrder =
         serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
     tracing::info!(term = order.term, grant = %order.grant, "asked to promise");
-    match app.view.promise(order.term, order.grant).await {
+    promised(&app, app.view.promise(order.term, order.grant).await)
+}
+
+/// The body of an order to rescue.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RescueOrder {
+    /// `host:port` of the agent beside the old primary.
+    agent: String,
+    term: u64,
+    grant: Grant,
+}
+
+async fn rescue(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<PromiseAnswer>, ApiError> {
+    let bad = |error: String| {
+        let hint = "send a JSON object such as {\"agent\":\"10.0.1.5:8092\",\"term\":12,\"grant\":[7,1]}";
+        ApiError::new(StatusCode::BAD_REQUEST, error, hint)
+    };
+    let body = body.map_err(|e| bad(format!("the order can't be read: {}", e.body_text())))?;
+    let order: RescueOrder =
+        serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
+    let agent: Address = order.agent.parse().map_err(|e| bad(format!("agent {:?}: {e}", order.agent)))?;
+    tracing::info!(term = order.term, grant = %order.grant, %agent, "asked to complete the log");
+    promised(&app, app.view.rescue(order.term, order.grant, agent).await)
+}
+
+/// The answer to an order to promise.
+fn promised(app: &App, result: Result<PromiseAnswer, PromiseError>) -> Result<Json<PromiseAnswer>, ApiError> {
+    match result {
         Ok(answer) => Ok(Json(answer)),
         Err(error @ PromiseError::Lower { promised, .. }) => {
             let hint = "ask with a higher grant, if the operation is still wanted";
@@ -155,6 +185,10 @@ async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) ->
         Err(error @ PromiseError::Unasked(_)) => {
             let hint = "nothing was promised: the relay acknowledges on under the grant that it holds; ask again once etcd answers";
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), hint))
+        }
+        Err(error @ PromiseError::Rescue(_)) => {
+            let hint = "the promise holds; see that the agent beside the old primary runs, then ask again";
+            Err(ApiError::new(StatusCode::BAD_GATEWAY, error.to_string(), hint))
         }
         Err(error @ (PromiseError::Storage(_) | PromiseError::Stopping)) => {
             let hint = "no promise was given: the relay may acknowledge on; ask again, or revoke it on the primary";

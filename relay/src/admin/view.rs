@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::config::Address;
 use crate::fanout::Registry;
 use crate::lag::LagReport;
 use crate::log::{FileInfo, Grant, Head, LogStatus};
@@ -59,6 +60,8 @@ pub trait View: Send + Sync + 'static {
     fn listening(&self) -> bool;
     /// Promises never again to acknowledge anything below `grant`, if the leader of `term` may order that; answers once it is durable.
     fn promise(&self, term: u64, grant: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>>;
+    /// Promises as [`promise`](Self::promise) does, then completes the log from a dead primary's binlog files, as the agent there has them.
+    fn rescue(&self, term: u64, grant: Grant, agent: Address) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>>;
     /// The relay's figures.
     fn metrics(&self) -> Arc<Metrics>;
 

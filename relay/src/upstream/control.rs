@@ -9,6 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::Address;
 use crate::log::{Grant, Head, StorageFailure};
 
 /// Orders that may wait.
@@ -18,6 +19,15 @@ const QUEUE: usize = 16;
 pub enum Order {
     /// Never again acknowledge anything below this grant.
     Promise(Grant, oneshot::Sender<Result<PromiseAnswer, PromiseError>>),
+    /// The same, and complete the log from the binlog files of the old primary's host.
+    Rescue {
+        /// What is promised.
+        grant: Grant,
+        /// HTTP of the agent on that host.
+        agent: Address,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<PromiseAnswer, PromiseError>>,
+    },
 }
 
 /// What a promise answers: from now on this log is what it is.
@@ -75,6 +85,9 @@ pub enum PromiseError {
     /// It could not be made durable, so it was not given: the relay goes on under the grant that it has.
     #[error("the promise could not be made durable: {0}")]
     Storage(#[from] StorageFailure),
+    /// The promise holds, but the log could not be completed.
+    #[error("the end of the old primary's binlog is not here: {0}")]
+    Rescue(String),
     /// The relay is stopping.
     #[error("the relay is stopping")]
     Stopping,
@@ -100,6 +113,19 @@ impl Control {
         self.check(term, grant).await?;
         let (answer, given) = oneshot::channel();
         self.orders.send(Order::Promise(grant, answer)).await.map_err(|_| PromiseError::Stopping)?;
+        given.await.map_err(|_| PromiseError::Stopping)?
+    }
+
+    /// Promises, and completes the log from the binlog files that the old primary has left; the answer is given once both are durable.
+    pub async fn rescue(&self, term: u64, grant: Grant, agent: Address) -> Result<PromiseAnswer, PromiseError> {
+        if self.store.is_none() {
+            return Err(PromiseError::NotOrdered(
+                "this relay stands alone: there is no cluster to be rescued".to_owned(),
+            ));
+        }
+        self.check(term, grant).await?;
+        let (answer, given) = oneshot::channel();
+        self.orders.send(Order::Rescue { grant, agent, answer }).await.map_err(|_| PromiseError::Stopping)?;
         given.await.map_err(|_| PromiseError::Stopping)?
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use baton_cluster::{ClusterState, EpochRecord, RelayRecord};
+use baton_cluster::{ClusterState, EpochRecord, Phase, RelayRecord};
 use baton_wire::gtid::mariadb::GtidList;
 
 use super::origin::{Origin, origin_of};
@@ -125,12 +125,14 @@ pub(super) fn follow(s: &Situation<'_>) -> Step {
         // The right lies elsewhere: what is lower can never be used again.
         return Step::Record(Promised { grant: state.grant, held: false });
     }
+    // What was told of the log's end must stay true until the operation that asked for it is through.
+    let under_way = state.phase != Phase::Steady || state.asked.is_some();
     Step::Follow(match holder {
         None => Following::nothing(
             "no relay holds the right to acknowledge yet",
             "the leading controller gives it to a relay that is alive and not on the primary's host",
         ),
-        Some(_) if mine => Following::nothing(
+        Some(_) if mine || under_way && s.promised.grant > state.grant => Following::nothing(
             format!("grant {} was promised: nothing more is taken from the primary before it", s.promised.grant),
             "the operation that asked for it gives a new grant",
         ),

@@ -140,7 +140,14 @@ fn whoever_does_not_hold_the_grant_gives_up_what_it_had_and_mirrors_the_holder()
         ("was the acker", Scene::new(other, (1, 2), held(1, 1)), "record [1,2] given up"),
         ("has promised it", Scene::new(other, (1, 2), promised(1, 2)), "relay-2"),
         ("two hold the same: impossible, so not here", Scene::new(other, (1, 2), held(1, 2)), "record [1,2] given up"),
-        ("a promise for what comes", Scene::new(other, (1, 2), promised(2, 1)), "relay-2"),
+        ("a promise of an operation that was given up", Scene::new(other, (1, 2), promised(2, 1)), "relay-2"),
+        (
+            "a promise of the operation that is under way",
+            Scene::new(other, (1, 2), promised(2, 1)).change(|s| {
+                s.state.as_mut().unwrap_or_else(|| panic!("there")).asked = Some(grant(2, 1));
+            }),
+            "nothing: grant [2,1] was promised",
+        ),
         (
             "the holder is gone",
             Scene::new(other, (1, 2), promised(1, 2)).change(|s| drop(s.relays.remove("relay-2"))),

@@ -10,14 +10,17 @@ mod client;
 mod cluster;
 mod context;
 mod control;
+mod cutter;
 mod doubt;
 mod error;
+mod fetch;
 mod follow;
 mod ingest;
 mod naming;
 mod origin;
 mod plan;
 mod prefer;
+mod rescue;
 mod settings;
 mod status;
 mod stream;
@@ -87,6 +90,8 @@ pub struct Options {
     pub name: String,
     /// The relay's replication port, for the same list.
     pub port: u16,
+    /// Bearer token of the cluster, for agents that are asked for binlog files.
+    pub token: Option<SecretString>,
 }
 
 /// Logs in to the first path that answers, and tells which settings of the primary break what acknowledgements promise.
@@ -183,6 +188,24 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
                 // Who asked may have gone: the promise holds all the same.
                 let _ = answer.send(result);
             }
+            Some(Order::Rescue { grant, agent, answer }) => {
+                let promised = keep_promise(&context, &mut appender, &mut promise, grant).await;
+                let result = match promised {
+                    Ok(_) => tokio::select! {
+                        () = cancel.cancelled() => break,
+                        rescued = rescue::run(&context, &mut appender, &agent, options.token.as_ref()) => {
+                            // What was whole of it is kept, however it ended.
+                            let settled = appender.settle().await.map_err(|e| PromiseError::Rescue(e.to_string()));
+                            rescued.map_err(PromiseError::Rescue).and(settled).map(|_| answer_of(&context, grant))
+                        }
+                    },
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = &result {
+                    tracing::warn!(%error, agent = %agent, "the end of the old primary's binlog is not here");
+                }
+                let _ = answer.send(result);
+            }
             None => break,
         }
     }
@@ -260,11 +283,17 @@ async fn keep_promise(
     }
     promise.record(promised)?;
     context.set_promised(promised);
+    let answer = answer_of(context, grant);
+    tracing::info!(%grant, tail = %answer.tail.gtid, "promised");
+    Ok(answer)
+}
+
+/// What is told of the log behind a promise.
+fn answer_of(context: &Context, grant: Grant) -> PromiseAnswer {
     let log = &context.log;
     let head = log.head();
     let tail = Tail::of(head.as_deref(), |number| log.file_name(number));
-    tracing::info!(%grant, tail = %tail.gtid, "promised");
-    Ok(PromiseAnswer { promised: grant, log_id: log.log_id(), complete: log.status().damaged.is_none(), tail })
+    PromiseAnswer { promised: grant, log_id: log.log_id(), complete: log.status().damaged.is_none(), tail }
 }
 
 /// Streams, over the next path when one fails, with back-off when all have failed.

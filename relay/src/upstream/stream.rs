@@ -321,7 +321,7 @@ impl Reading<'_> {
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
             // What was whole before an error is worth keeping.
             ingest.flush(now);
-            self.perform(&mut ingest).await?;
+            perform(self.context, self.appender, self.aim, self.server_id, &mut ingest).await?;
             let begins = first_event.is_none() && ingest.counts.events > 0;
             if begins {
                 *first_event = Some(Instant::now());
@@ -443,23 +443,6 @@ impl Reading<'_> {
         result
     }
 
-    async fn perform(&mut self, ingest: &mut Ingest) -> Result<(), StreamError> {
-        while let Some(effect) = ingest.next_effect() {
-            match effect {
-                Effect::Append(batch) => self.appender.append(batch).await?,
-                Effect::DropPartial => self.appender.drop_partial().await?,
-                Effect::OpenFile { number, base, upstream_base } => {
-                    let (server_id, epoch) =
-                        self.context.file_epoch(self.aim, self.server_id, number, &base, upstream_base);
-                    let flavor = ingest.flavor();
-                    let file = OpenFile { number, base, upstream_server_id: server_id, flavor, epoch };
-                    self.appender.open_file(file).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn count(&self, ingest: &mut Ingest) {
         let counts = std::mem::take(&mut ingest.counts);
         let metrics = &self.context.metrics;
@@ -470,6 +453,29 @@ impl Reading<'_> {
     fn io(&self, source: std::io::Error) -> StreamError {
         StreamError::Io { address: self.address.clone(), source }
     }
+}
+
+/// Does what follows from the events that were taken; `server_id` is that of the server that they come from.
+pub(super) async fn perform(
+    context: &Context,
+    appender: &mut Appender,
+    aim: &Aim,
+    server_id: u32,
+    ingest: &mut Ingest,
+) -> Result<(), StreamError> {
+    while let Some(effect) = ingest.next_effect() {
+        match effect {
+            Effect::Append(batch) => appender.append(batch).await?,
+            Effect::DropPartial => appender.drop_partial().await?,
+            Effect::OpenFile { number, base, upstream_base } => {
+                let (server_id, epoch) = context.file_epoch(aim, server_id, number, &base, upstream_base);
+                let flavor = ingest.flavor();
+                let file = OpenFile { number, base, upstream_server_id: server_id, flavor, epoch };
+                appender.open_file(file).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How long silence is taken for life: heartbeats come every `heartbeat`.

@@ -2,4 +2,6 @@
 
 mod failover;
 mod refusals;
+mod rescue;
+mod standby;
 mod support;

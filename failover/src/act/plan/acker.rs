@@ -83,8 +83,13 @@ impl Scene<'_> {
         let Some(relay) = self.facts.relays.get(to) else { return Plan::default() };
         let allow = self.order(primary, OrderKind::AllowAcker { user: relay.record.user.clone() });
         let had_an_acker = self.state.grant_holder.is_some();
-        if had_an_acker && self.progress.outcome(&allow).is_none() {
-            return Plan::of(vec![allow]);
+        if had_an_acker && self.progress.done(&allow).is_none() {
+            let waiting = self.progress.outcome(&allow).map(|_| Refusal {
+                what: "change of acker".to_owned(),
+                why: format!("the agent of {primary} has not let relay {to} in"),
+                hint: format!("waits for the agent of {primary}"),
+            });
+            return Plan { steps: vec![allow], waiting };
         }
         let state = ClusterState {
             grant,

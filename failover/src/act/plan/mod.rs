@@ -100,9 +100,15 @@ impl Scene<'_> {
     }
 
     fn upkeep(&self, due: &[Upkeep]) -> Vec<Step> {
-        let step = |Upkeep::Follow { node, relay, .. }: &Upkeep| {
-            let source = self.facts.relays.get(relay)?.record.replication.clone();
-            Some(self.order(node, OrderKind::Follow { source, relay: relay.clone() }))
+        let step = |upkeep: &Upkeep| match upkeep {
+            Upkeep::Follow { node, relay, .. } => {
+                let source = self.facts.relays.get(relay)?.record.replication.clone();
+                Some(self.order(node, OrderKind::Follow { source, relay: relay.clone() }))
+            }
+            Upkeep::Open { node } => {
+                Some(self.order(node, OrderKind::Open { acker_ms: catching_up::ms(self.policy.acker_timeout) }))
+            }
+            Upkeep::AllowAcker { node, user } => Some(self.order(node, OrderKind::AllowAcker { user: user.clone() })),
         };
         due.iter().filter_map(step).collect()
     }

@@ -115,7 +115,7 @@ impl HistoryChange {
 }
 
 /// What came of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// A relay's answer 200 to a promise or a rescue.
     Promised {
@@ -138,7 +138,7 @@ pub enum Outcome {
 
 /// What one leader knows of the effects of its own steps. Nothing in it is needed by a successor, which has everything anew by asking again:
 /// every step is idempotent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Progress {
     /// Last outcome of each step.
     outcomes: Vec<(Step, Outcome)>,

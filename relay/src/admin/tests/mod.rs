@@ -92,6 +92,18 @@ impl View for Scripted {
         Some(crate::admin::EtcdHealth { healthy: true, age_ms: Some(12) })
     }
 
+    fn rescue(
+        &self,
+        term: u64,
+        asked: Grant,
+        agent: crate::config::Address,
+    ) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
+        if agent.port == 1 {
+            return Box::pin(async { Err(PromiseError::Rescue("agent 127.0.0.1:1: connection refused".into())) });
+        }
+        self.promise(term, asked)
+    }
+
     fn promise(&self, _term: u64, asked: Grant) -> BoxFuture<'_, Result<PromiseAnswer, PromiseError>> {
         let promised = Grant { epoch: 7, n: 1 };
         Box::pin(async move {

@@ -123,6 +123,17 @@ async fn answers_are_as_described() {
         assert_eq!(answer.status, status, "{order}: {}", answer.body);
         fits("/v1/promise", "post", &answer);
     }
+    for (order, status) in [
+        ("{\"term\":1,\"grant\":[7,1]}", 400),
+        ("{\"agent\":\"nowhere\",\"term\":1,\"grant\":[7,1]}", 400),
+        ("{\"agent\":\"127.0.0.1:2\",\"term\":1,\"grant\":[6,9]}", 409),
+        ("{\"agent\":\"127.0.0.1:1\",\"term\":1,\"grant\":[7,1]}", 502),
+        ("{\"agent\":\"127.0.0.1:2\",\"term\":1,\"grant\":[7,1]}", 200),
+    ] {
+        let answer = post(server.at, "/v1/rescue", token, order).await;
+        assert_eq!(answer.status, status, "{order}: {}", answer.body);
+        fits("/v1/rescue", "post", &answer);
+    }
     view.head.send_replace(None);
     view.upstream.send_replace(UpstreamStatus::default());
     fits("/v1/status", "get", &get(server.at, "/v1/status").await);

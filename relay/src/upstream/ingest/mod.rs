@@ -131,6 +131,11 @@ impl Ingest {
         Ok(())
     }
 
+    /// The upstream goes on in that file, at its beginning.
+    pub(super) fn next_file(&mut self, file: &str, now: Micros) -> Result<(), StreamError> {
+        self.artificial_rotate(&Rotate { position: FIRST_EVENT, file: file.to_owned() }, now)
+    }
+
     /// Ends the batch: what was taken so far leaves for the log.
     pub(super) fn flush(&mut self, now: Micros) {
         let Some((number, _)) = &self.file else { return };

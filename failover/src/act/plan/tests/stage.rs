@@ -66,12 +66,36 @@ impl Stage {
     /// Rounds until nothing is left to do and the state is steady; at most 200.
     pub(super) fn settle(&mut self) {
         for _ in 0..200 {
-            let did = self.round(100);
+            let did = self.round(2000);
             if !did && self.state().phase == Phase::Steady {
                 return;
             }
         }
         panic!("never settles: {:#?}\n{:#?}", self.log, self.state());
+    }
+
+    /// Plays `steps` steps; the last one takes effect and is answered to nobody if `unanswered`. Returns whether the operation ended before.
+    pub(super) fn play(&mut self, steps: usize, unanswered: bool) -> bool {
+        let mut taken = 0;
+        for _ in 0..200 {
+            let plan = self.look(2000);
+            if plan.steps.is_empty() && self.state().phase == Phase::Steady && self.state().asked.is_none() {
+                return true;
+            }
+            for step in plan.steps {
+                if taken == steps {
+                    return false;
+                }
+                taken += 1;
+                let before = self.progress.clone();
+                self.take(&step);
+                if taken == steps && unanswered {
+                    self.progress = before;
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     pub(super) fn take(&mut self, step: &Step) {

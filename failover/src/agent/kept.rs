@@ -1,0 +1,266 @@
+//! What the agent keeps over its own restarts: small JSON files in its data directory.
+//!
+//! Promises: what [`Kept::change`] has returned for is on disk; a file is replaced whole or not at all; a file that can't be read is an error,
+//! never taken for an empty one: the last order would be forgotten.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::process::Identity;
+use crate::model::{OrderNumber, ServerRole};
+
+/// Bytes of a kept file, at most.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Why something could not be kept or found again.
+#[derive(Debug, Clone, Error)]
+#[error("{}: {cause}", path.display())]
+pub struct KeptError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the system or the parser said, and what to do.
+    pub cause: String,
+}
+
+/// What this node is for, and what it was ordered to do: `role.json`. Changed before an order is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Duty {
+    /// Number of the last order obeyed.
+    pub last_order: OrderNumber,
+    /// What the server is for.
+    pub role: ServerRole,
+    /// The epoch in which it became that.
+    pub role_epoch: u64,
+    /// Term and epoch of the last order to be writable.
+    pub opened: Option<(u64, u64)>,
+    /// Set while writes are blocked for a switchover.
+    pub blocked: Option<Blocked>,
+    /// What `prepare` told.
+    pub prepared: Option<Prepared>,
+    /// Whom the server was told to follow.
+    pub following: Option<Following>,
+    /// Whether this agent has fenced its server because it was cut off; until the server starts again.
+    pub self_fenced: bool,
+    /// Whether this node was given up: nothing is done by itself until the next order.
+    pub released: bool,
+    /// File with what the server has and the cluster's log lacks.
+    pub surplus: Option<PathBuf>,
+}
+
+impl Default for Duty {
+    fn default() -> Self {
+        Self {
+            last_order: OrderNumber::default(),
+            role: ServerRole::Unassigned,
+            role_epoch: 0,
+            opened: None,
+            blocked: None,
+            prepared: None,
+            following: None,
+            self_fenced: false,
+            released: false,
+            surplus: None,
+        }
+    }
+}
+
+/// Writes are blocked for a switchover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The epoch that the switchover began.
+    pub epoch: u64,
+}
+
+/// The end of `prepare`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The binlog file with which the epoch begins.
+    pub first_file: String,
+    /// The GTID position at its beginning.
+    pub gtid: String,
+}
+
+/// A source of replication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// `host:port` of the relay's replication.
+    pub source: String,
+    /// The relay's name.
+    pub relay: String,
+}
+
+/// What is convenient to know while the server or etcd does not answer: `known.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// The server's own words, when it answered last.
+    pub server: Option<KnownServer>,
+    /// `host:port` of the HTTP of every controller that was there.
+    pub controllers: Vec<String>,
+    /// `host:port` of the HTTP of every relay that was there.
+    pub relays: Vec<String>,
+    /// Whether the event scheduler ran while this server was the primary; none: it never was, as far as is known.
+    pub scheduler: Option<bool>,
+    /// The server that this agent started, or saw.
+    pub child: Option<Identity>,
+}
+
+/// Where a server keeps what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownServer {
+    /// `@@datadir`.
+    pub datadir: PathBuf,
+    /// `@@log_bin_basename`: directory and base name of its binlog files.
+    pub log_bin_basename: PathBuf,
+    /// `@@server_id`.
+    pub server_id: u32,
+    /// `@@version`.
+    pub version: String,
+}
+
+/// A document with its file. Clones share both.
+#[derive(Debug)]
+pub struct Kept<T> {
+    path: Arc<PathBuf>,
+    value: Arc<Mutex<T>>,
+    /// Held while the file is written, so that files follow one another as values do.
+    writing: Arc<Mutex<()>>,
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self { path: Arc::clone(&self.path), value: Arc::clone(&self.value), writing: Arc::clone(&self.writing) }
+    }
+}
+
+impl<T> Kept<T>
+where
+    T: Clone + PartialEq + Default + Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Reads the file; one that is not there holds the default.
+    ///
+    /// # Errors
+    /// It is there and can't be read.
+    pub fn open(path: PathBuf) -> Result<Self, KeptError> {
+        let value = match read(&path) {
+            Ok(Some(text)) => serde_json::from_str(&text).map_err(|e| KeptError {
+                cause: format!(
+                    "is not what an agent wrote: {e}; if it is damaged, remove it once the cluster is steady"
+                ),
+                path: path.clone(),
+            })?,
+            Ok(None) => T::default(),
+            Err(cause) => return Err(KeptError { path, cause }),
+        };
+        Ok(Self { path: Arc::new(path), value: Arc::new(Mutex::new(value)), writing: Arc::default() })
+    }
+
+    /// A copy of the present value.
+    pub fn get(&self) -> T {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the value at once and the file before it returns. Without a difference nothing is written.
+    ///
+    /// # Errors
+    /// The file could not be written; the value is changed all the same.
+    pub async fn change(&self, change: impl FnOnce(&mut T) + Send + 'static) -> Result<(), KeptError> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || this.change_now(change)).await;
+        done.unwrap_or_else(|e| Err(self.error(format!("the writer ended: {e}"))))
+    }
+
+    /// As [`change`](Self::change), blocking.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_now(&self, change: impl FnOnce(&mut T)) -> Result<(), KeptError> {
+        let changed = {
+            let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = value.clone();
+            change(&mut value);
+            *value != before
+        };
+        if !changed {
+            return Ok(());
+        }
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // The newest value, whoever made it: writers may overtake each other.
+        let text = serde_json::to_vec_pretty(&self.get()).map_err(|e| self.error(e.to_string()))?;
+        replace(&self.path, &text).map_err(|e| self.error(format!("can't be written: {e}")))
+    }
+
+    fn error(&self, cause: String) -> KeptError {
+        KeptError { path: self.path.to_path_buf(), cause }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, String> {
+    use std::io::Read as _;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(format!("can't be opened: {e}")),
+    };
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| format!("can't be read: {e}"))?;
+    Ok(Some(text))
+}
+
+/// Replaces a file whole: written beside it, synced, renamed, and the directory synced.
+///
+/// # Errors
+/// Those of the file system; then the old file is still there.
+pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let name = path.file_name().ok_or_else(|| std::io::Error::from(ErrorKind::InvalidInput))?;
+    let mut beside = name.to_owned();
+    beside.push(".new");
+    let beside = dir.join(beside);
+    let mut file = File::create(&beside)?;
+    file.write_all(content)?;
+    file.sync_data()?;
+    fs::rename(&beside, path)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("role.json");
+        let kept: Kept<Duty> = Kept::open(path.clone()).unwrap();
+        assert_eq!(kept.get(), Duty::default());
+        let number = OrderNumber { term: 12, epoch: 8, step: 3 };
+        kept.change_now(|d| {
+            d.last_order = number;
+            d.role = ServerRole::Primary;
+            d.opened = Some((12, 8));
+        })
+        .unwrap();
+        let again: Kept<Duty> = Kept::open(path.clone()).unwrap();
+        assert_eq!(again.get(), kept.get());
+        assert_eq!(again.get().last_order, number);
+        fs::write(&path, "{\"last_order\":").unwrap();
+        let error = Kept::<Duty>::open(path).unwrap_err().to_string();
+        assert!(error.contains("role.json: is not what an agent wrote"), "{error}");
+    }
+
+    #[test]
+    fn a_value_counts_even_where_its_file_could_not_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept: Kept<Duty> = Kept::open(dir.path().join("gone/role.json")).unwrap();
+        kept.change_now(|d| d.role = ServerRole::Fenced).unwrap_err();
+        assert_eq!(kept.get().role, ServerRole::Fenced);
+    }
+}

@@ -1,0 +1,56 @@
+//! `fence`: the server is ended at once and for good.
+
+use std::time::Duration;
+
+use super::Refusal;
+use crate::agent::core::Core;
+use crate::agent::role::Start;
+use crate::agent::rolefile;
+use crate::model::{OrderNumber, OrderResult, ServerRole};
+
+/// For a killed process to end: one with much memory takes a while.
+const DEATH: Duration = Duration::from_secs(2);
+
+/// As ordered.
+pub(super) async fn fence(core: &Core, number: OrderNumber) -> Result<OrderResult, Refusal> {
+    tracing::warn!(term = number.term, epoch = number.epoch, step = number.step, order = "fence", "ordered");
+    core.desk.supersede(number);
+    let killed = fence_now(core, Some(number), false).await;
+    core.metrics.order("fence", killed);
+    if killed {
+        return Ok(OrderResult { killed: Some(true), ..OrderResult::default() });
+    }
+    Err(Refusal::silent("the server could not be killed in time", "order it again; see the agent's log"))
+}
+
+/// Removes the address and kills the server, side by side: neither waits for the other, nor for a disk. Whether the server is dead.
+///
+/// `number` is that of the order, `by_itself` says that nobody ordered it and this node is cut off.
+pub async fn fence_now(core: &Core, number: Option<OrderNumber>, by_itself: bool) -> bool {
+    let was_alive = core.host.alive().is_some();
+    // What is in memory counts from here on; its file follows below.
+    let noted = core.duty.change(move |duty| {
+        duty.last_order = number.map_or(duty.last_order, |n| duty.last_order.max(n));
+        duty.role = if duty.role == ServerRole::Diverged { ServerRole::Diverged } else { ServerRole::Fenced };
+        duty.opened = None;
+        duty.blocked = None;
+        duty.prepared = None;
+        duty.following = None;
+        duty.self_fenced = by_itself;
+    });
+    let (killed, (), noted) =
+        tokio::join!(core.host.kill(&core.config.mysql.socket, DEATH), core.address.drop_now(), noted);
+    if let Err(error) = noted {
+        tracing::error!(%error, "that the server was fenced can't be kept over a restart of the agent");
+    }
+    if was_alive {
+        tracing::warn!(killed, by_itself, "the server was fenced");
+    }
+    // A supervisor asks before the next start; others may not.
+    if let Some(path) = core.config.role_file.as_ref().filter(|_| !core.host.is_supervised()) {
+        if let Err(error) = rolefile::write(path, &Start::Replica, true) {
+            tracing::error!(%error, "the role file can't be written: the server may start in its old role");
+        }
+    }
+    killed
+}

@@ -1,0 +1,243 @@
+//! `catch_up`, `prepare` and `open`: a replica becomes the primary, in three steps that each can be repeated.
+
+use std::time::Duration;
+
+use mysql_async::Row;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Refusal, confirm, events, must_live, note, wants_open};
+use crate::agent::core::Core;
+use crate::agent::kept::Prepared;
+use crate::agent::sql::status::{columns, sorted};
+use crate::agent::sql::{Session, SqlError, literal};
+use crate::model::{OrderNumber, OrderResult, ServerRole};
+
+/// How often the appliers are looked at while they work.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often the acker is looked for.
+const ACKER_LOOK: Duration = Duration::from_millis(2);
+/// The longest time that may be ordered, in milliseconds.
+const LONGEST: u64 = 24 * 60 * 60 * 1000;
+/// For statements that sync files: a busy disk takes a while.
+const DISK: Duration = Duration::from_secs(10);
+
+/// Waits until everything up to `target` is applied. The appliers are never stopped: what they have received would be thrown away.
+pub(super) async fn catch_up(
+    core: &Core,
+    number: OrderNumber,
+    target: &str,
+    timeout_ms: u64,
+    superseded: &CancellationToken,
+) -> Result<OrderResult, Refusal> {
+    must_live(core)?;
+    note(core, number, |_| ()).await?;
+    let limit = Duration::from_millis(timeout_ms.min(LONGEST));
+    let (watcher, waiter) = tokio::join!(core.db.connect(), core.db.connect());
+    let (mut watcher, mut waiter) = (watcher?, waiter?);
+    start_appliers(&mut watcher).await?;
+    let statement =
+        format!("SELECT MASTER_GTID_WAIT({}, {}.{:03})", literal(target), limit.as_secs(), limit.subsec_millis());
+    let wait = waiter.rows_within::<(Option<i64>,)>(&statement, limit + core.db.limit());
+    let reached = tokio::select! {
+        done = wait => done?.first().is_some_and(|(code,)| *code == Some(0)),
+        refusal = until_stopped(&mut watcher) => return Err(refusal),
+        () = superseded.cancelled() => return Err(Refusal::Superseded),
+    };
+    // The watcher was left in the middle of a question.
+    let gtid: String = waiter.value("SELECT @@GLOBAL.gtid_binlog_pos").await?;
+    Ok(OrderResult { reached: Some(reached), gtid: Some(sorted(&gtid)), ..OrderResult::default() })
+}
+
+/// Both threads, if there is a source to replicate from: relays have what was received and thrown away.
+async fn start_appliers(session: &mut Session) -> Result<(), SqlError> {
+    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(()) };
+    if columns(row).get("Slave_SQL_Running").map(String::as_str) == Some("No") {
+        session.run("START SLAVE").await?;
+    }
+    Ok(())
+}
+
+/// Returns when the appliers have stopped: then waiting is of no use.
+async fn until_stopped(session: &mut Session) -> Refusal {
+    loop {
+        sleep(LOOK).await;
+        match session.first::<Row>("SHOW SLAVE STATUS").await {
+            Ok(Some(row)) => {
+                let slave = columns(row);
+                let get = |name: &str| slave.get(name).map_or("", String::as_str);
+                let number = get("Last_SQL_Errno");
+                if get("Slave_SQL_Running") == "No" && !matches!(number, "" | "0") {
+                    let error = format!("applying has stopped: {number} {}", get("Last_SQL_Error"));
+                    return Refusal::cannot(error, "another server has to be promoted; mend or re-clone this one");
+                }
+            }
+            // No replication: there is nothing that could stop.
+            Ok(None) => {}
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+/// Replication off, a fresh binlog file, semi-sync on. Read-only still.
+pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderResult, Refusal> {
+    must_live(core)?;
+    if let Ok(Some(vip)) = core.vip() {
+        // Taking the address in a moment need not ask then.
+        core.address.ask(vip);
+    }
+    let before = core.duty.get();
+    if before.opened.is_some_and(|(_, epoch)| epoch == number.epoch) && core.read_only() == Some(false) {
+        return Err(Refusal::cannot(
+            format!("this server is the writable primary of epoch {} already", number.epoch),
+            "order open, or a new epoch",
+        ));
+    }
+    note(core, number, move |duty| {
+        duty.role = ServerRole::Primary;
+        duty.role_epoch = number.epoch;
+        duty.following = None;
+        duty.blocked = None;
+    })
+    .await?;
+    let mut session = core.db.connect().await?;
+    let is_replica = session.first::<Row>("SHOW SLAVE STATUS").await?.is_some();
+    if !is_replica {
+        if let Some(told) = told_before(&mut session, before.prepared).await? {
+            return answer(&mut session, told).await;
+        }
+    }
+    session.run("SET GLOBAL read_only=1").await?;
+    // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
+    if is_replica {
+        session.run_within("STOP SLAVE", DISK).await?;
+        session.run_within("RESET SLAVE ALL", DISK).await?;
+    }
+    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
+    session.run_within("FLUSH BINARY LOGS", DISK).await?;
+    let prepared = Prepared { first_file: last_file(&mut session).await?, gtid: binlog_position(&mut session).await? };
+    let kept = prepared.clone();
+    // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
+    note(core, number, move |duty| {
+        duty.prepared = Some(kept);
+        duty.opened = None;
+    })
+    .await?;
+    core.note_opened(None);
+    answer(&mut session, prepared).await
+}
+
+async fn answer(session: &mut Session, prepared: Prepared) -> Result<OrderResult, Refusal> {
+    Ok(OrderResult {
+        first_file: Some(prepared.first_file),
+        gtid: Some(prepared.gtid),
+        server_id: Some(session.value("SELECT @@GLOBAL.server_id").await?),
+        ..OrderResult::default()
+    })
+}
+
+/// What was told the last time, if nothing was written since.
+async fn told_before(session: &mut Session, prepared: Option<Prepared>) -> Result<Option<Prepared>, SqlError> {
+    let Some(prepared) = prepared else { return Ok(None) };
+    let same = last_file(session).await? == prepared.first_file && binlog_position(session).await? == prepared.gtid;
+    let semi_sync: u8 = session.value("SELECT @@GLOBAL.rpl_semi_sync_master_enabled").await?;
+    Ok((same && semi_sync != 0).then_some(prepared))
+}
+
+async fn last_file(session: &mut Session) -> Result<String, SqlError> {
+    let row: Option<Row> = session.first("SHOW MASTER STATUS").await?;
+    let file = row.map(columns).and_then(|mut c| c.remove("File")).filter(|f| !f.is_empty());
+    file.ok_or_else(|| SqlError::Broken {
+        what: "SHOW MASTER STATUS".to_owned(),
+        cause: "the server writes no binlog: set log_bin".to_owned(),
+    })
+}
+
+async fn binlog_position(session: &mut Session) -> Result<String, SqlError> {
+    Ok(sorted(&session.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+}
+
+/// How long the acker's connection is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenWait {
+    /// Before the server becomes writable; then it does anyway: commits wait for the acker.
+    Acker(Duration),
+    /// Only where the server is writable already and semi-sync is off: switched on without an acker it would hang its clients.
+    OnlyIfServing(Duration),
+}
+
+/// As ordered.
+pub(super) async fn ordered_open(core: &Core, number: OrderNumber, acker_ms: u64) -> Result<OrderResult, Refusal> {
+    must_live(core)?;
+    confirm(core, number, wants_open).await?;
+    note(core, number, move |duty| {
+        duty.role = ServerRole::Primary;
+        duty.role_epoch = number.epoch;
+        duty.opened = Some((number.term, number.epoch));
+        duty.blocked = None;
+        duty.following = None;
+        duty.self_fenced = false;
+    })
+    .await?;
+    open(core, number.epoch, OpenWait::Acker(Duration::from_millis(acker_ms.min(LONGEST)))).await?;
+    Ok(OrderResult::default())
+}
+
+/// Makes the server writable, semi-sync first, and takes the address. The caller has seen to it that it may, and has noted it.
+pub async fn open(core: &Core, epoch: u64, wait: OpenWait) -> Result<(), Refusal> {
+    let mut session = core.db.connect().await?;
+    if let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? {
+        let source = columns(row).remove("Master_Host").unwrap_or_default();
+        return Err(Refusal::cannot(
+            format!("the server replicates from {source}: it can't be made writable"),
+            "order prepare first; or STOP SLAVE; RESET SLAVE ALL, if this server is to be the primary",
+        ));
+    }
+    let serving: u8 = session.value("SELECT 1 - @@GLOBAL.read_only").await?;
+    match wait {
+        OpenWait::Acker(limit) => wait_for_acker(&mut session, limit).await?,
+        OpenWait::OnlyIfServing(limit) if serving != 0 => wait_for_acker(&mut session, limit).await?,
+        OpenWait::OnlyIfServing(_) => {}
+    }
+    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
+    session.run("SET GLOBAL read_only=0").await?;
+    core.note_opened(Some(epoch));
+    // The address does not wait for the events, nor they for it.
+    let address = async {
+        if let Ok(Some(vip)) = core.vip() {
+            core.address.hold_now(vip).await;
+        }
+    };
+    let ((), enabled) = tokio::join!(address, wake_events(core, &mut session));
+    enabled?;
+    Ok(())
+}
+
+async fn wake_events(core: &Core, session: &mut Session) -> Result<(), SqlError> {
+    let count = events::enable(session).await?;
+    if count > 0 {
+        tracing::info!(count, "events that replication had disabled are enabled");
+    }
+    if core.known.get().scheduler == Some(true) {
+        events::scheduler(session, true).await?;
+    }
+    Ok(())
+}
+
+async fn wait_for_acker(session: &mut Session, limit: Duration) -> Result<(), SqlError> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let clients: Option<(String, String)> =
+            session.first("SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_clients'").await?;
+        if clients.is_some_and(|(_, n)| n != "0") {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            tracing::warn!(?limit, "the acker has not connected in time: commits wait for it");
+            return Ok(());
+        }
+        sleep(ACKER_LOOK).await;
+    }
+}
