@@ -6,6 +6,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod events;
+mod failpoint;
 pub mod fanout;
 pub mod lag;
 pub mod log;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, BoxFuture, Changes, EtcdHealth, View};
 use crate::config::{Address, Config, ConfigError, Problem};
+use crate::failpoint;
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
 use crate::log::{self, DiskStorage, FileInfo, Grant, Head, Log, LogObserver, LogStatus, PromiseFile, Promised};
@@ -85,7 +86,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
 
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("data_dir = {}: can't be made", dir.display()))?;
-    let storage = Arc::new(DiskStorage::open(dir)?);
+    let storage = failpoint::storage(DiskStorage::open(dir)?);
     let log_config = log::LogConfig {
         cluster: config.cluster.clone(),
         retain: config.log.retain,

@@ -95,11 +95,14 @@ pub(super) fn note(arrivals: &mut Vec<Arrival>, from: u64, to: u64, at: Micros) 
     }
 }
 
-/// All sound records, in ascending order: what a crash may have mixed in of an earlier write is left out.
+/// All sound records, in ascending order: what a crash may have mixed in of an earlier write is left out. The clock may have been set back since they
+/// were written: nothing has arrived later than now.
 fn load(storage: &dyn Storage, file_name: &str) -> Vec<Arrival> {
+    let now = Micros::now();
     let bytes = storage.open(&name(file_name)).and_then(|f| read_whole(&*f)).unwrap_or_default();
     let mut out: Vec<Arrival> = Vec::new();
-    for arrival in bytes.chunks_exact(RECORD).filter_map(parse) {
+    for mut arrival in bytes.chunks_exact(RECORD).filter_map(parse) {
+        arrival.at = arrival.at.min(now);
         if out.last().is_none_or(|last| last.to <= arrival.from && last.at <= arrival.at) {
             out.push(arrival);
         }

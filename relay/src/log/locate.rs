@@ -280,7 +280,8 @@ impl Log {
     fn arrival_at(&self, pos: LogPos) -> Option<Micros> {
         let segment = self.segment(pos.file)?;
         let [before, next] = match arrivals::lookup(&*self.storage, &segment.name, pos.offset) {
-            Ok(arrived) => return Some(arrived),
+            // Recorded by a clock that was set back since, it may lie in the future.
+            Ok(arrived) => return Some(arrived.min(segment.last_arrival())),
             Err(around) => around,
         };
         let file = segment.open(&*self.storage).ok()?;

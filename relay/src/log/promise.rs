@@ -183,6 +183,86 @@ mod tests {
         }
     }
 
+    /// A disk whose promise fails where it is told to.
+    struct Failing(DiskStorage, Arc<std::sync::Mutex<&'static str>>);
+
+    struct FailingFile(Arc<dyn StorageFile>, Arc<std::sync::Mutex<&'static str>>);
+
+    impl Storage for Failing {
+        fn open(&self, name: &str) -> std::io::Result<Arc<dyn StorageFile>> {
+            Ok(Arc::new(FailingFile(self.0.open(name)?, Arc::clone(&self.1))))
+        }
+        fn create(&self, name: &str) -> std::io::Result<Arc<dyn StorageFile>> {
+            self.0.create(name)
+        }
+        fn list(&self) -> std::io::Result<Vec<(String, u64)>> {
+            self.0.list()
+        }
+        fn remove(&self, name: &str) -> std::io::Result<()> {
+            self.0.remove(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn sync_dir(&self) -> std::io::Result<()> {
+            self.0.sync_dir()
+        }
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+    }
+
+    impl StorageFile for FailingFile {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            self.0.read_at(buf, offset)
+        }
+        fn write_all_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+            if *self.1.lock().expect("lock") == "write" {
+                self.0.write_all_at(&data[..data.len() / 2], offset)?;
+                return Err(std::io::ErrorKind::Other.into());
+            }
+            self.0.write_all_at(data, offset)
+        }
+        fn size(&self) -> std::io::Result<u64> {
+            self.0.size()
+        }
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> std::io::Result<()> {
+            if *self.1.lock().expect("lock") == "sync" { Err(std::io::ErrorKind::Other.into()) } else { self.0.sync_data() }
+        }
+    }
+
+    #[test]
+    fn a_record_that_fails_leaves_the_promise_before_it_in_force_and_the_next_one_replaces_it() {
+        for fault in ["write", "sync"] {
+            let dir = tempfile::tempdir().expect("dir");
+            drop(PromiseFile::open(&DiskStorage::open(dir.path()).expect("storage")).expect("promise"));
+            let switch = Arc::new(std::sync::Mutex::new(""));
+            let storage = Failing(DiskStorage::open(dir.path()).expect("storage"), Arc::clone(&switch));
+            let mut file = PromiseFile::open(&storage).expect("promise");
+            file.record(promised(1, 1)).expect("record");
+            *switch.lock().expect("lock") = fault;
+            for _ in 0..3 {
+                file.record(promised(2, 1)).expect_err("the disk fails");
+                assert_eq!(file.current(), promised(1, 1), "{fault}");
+            }
+            // A process that dies here finds one or the other; a torn record is never taken for one.
+            let copy = tempfile::tempdir().expect("dir");
+            std::fs::copy(dir.path().join(PROMISE_FILE), copy.path().join(PROMISE_FILE)).expect("copy");
+            let found = PromiseFile::open(&DiskStorage::open(copy.path()).expect("storage")).expect("promise").current();
+            assert!(found == promised(1, 1) || (fault == "sync" && found == promised(2, 1)), "{fault}: {found:?}");
+            // A lower one that is asked for in between is still judged by what holds.
+            assert_eq!(may_promise(file.current(), grant(1, 0)), Err(grant(1, 1)));
+            *switch.lock().expect("lock") = "";
+            file.record(promised(3, 1)).expect("record");
+            drop((file, storage));
+            let found = PromiseFile::open(&DiskStorage::open(dir.path()).expect("storage")).expect("promise").current();
+            assert_eq!(found, promised(3, 1), "{fault}");
+        }
+    }
+
     #[test]
     fn two_unreadable_copies_are_an_error_and_not_a_new_beginning() {
         let dir = tempfile::tempdir().expect("dir");

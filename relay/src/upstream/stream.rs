@@ -27,6 +27,7 @@ use super::naming::Naming;
 use super::plan::{Aim, LogEnd, Plan, ServerFacts, plan};
 use super::status::SETTINGS;
 use crate::clock::Micros;
+use crate::failpoint;
 use crate::config::{Ack, Address};
 use crate::fanout::MIRROR_VARIABLE;
 use crate::log::{Appender, Head, LogPos, OpenFile};
@@ -393,8 +394,10 @@ impl Reading<'_> {
         write_packet(&mut out, &mut 0, &semisync::Ack { position: pos.offset, file }.encode());
         let limit = self.context.silence;
         let sent = timeout(limit, async {
+            failpoint::reached("send-ack")?;
             self.stream.write_all(&out).await?;
-            self.stream.flush().await
+            self.stream.flush().await?;
+            failpoint::reached("sent-ack")
         });
         match sent.await {
             Ok(Ok(())) => {

@@ -158,6 +158,11 @@ impl Reader {
         }
     }
 
+    /// The connection itself.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.tcp
+    }
+
     /// Takes that many bytes off the socket without looking at them.
     pub(crate) fn skim(&mut self, bytes: u64) -> Result<()> {
         skim(&self.tcp, bytes)

@@ -11,10 +11,14 @@ use baton_testbed::{Bed, MariaDb, RelayProc, Source, Story, Sysbench, Workload, 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+#[path = "../bench/acks.rs"]
+mod acks;
 #[path = "../bench/catchup.rs"]
 mod catchup;
 #[path = "../bench/client.rs"]
 mod client;
+#[path = "../bench/crowd.rs"]
+mod crowd;
 #[path = "../bench/delay.rs"]
 mod delay;
 #[path = "../bench/figures.rs"]
@@ -28,6 +32,8 @@ use catchup::Server;
 use client::From;
 use floor::Floor;
 
+/// What can be measured.
+const WHAT: [&str; 6] = ["small", "large", "delay", "memory", "crowd", "acks"];
 /// How long a server may take to apply or fetch a load.
 const CATCH_UP: Duration = Duration::from_secs(600);
 
@@ -44,7 +50,7 @@ struct Args {
     #[arg(long)]
     rounds: Option<usize>,
     /// What to measure; everything by default.
-    #[arg(long, value_delimiter = ',', default_value = "small,large,delay,memory")]
+    #[arg(long, value_delimiter = ',', default_value = "small,large,delay,memory,crowd,acks")]
     only: Vec<String>,
     /// Another build of the relay to measure beside the present one.
     #[arg(long, value_name = "BINARY")]
@@ -101,8 +107,8 @@ fn measure(bed: &Bed, args: &Args) -> Result<bool> {
     many_files()?;
     let mut story = Story::begin(&format!("Baton bench: {}", machine()?));
     let wanted = |what: &str| args.only.iter().any(|only| only == what);
-    if let Some(unknown) = args.only.iter().find(|o| !["small", "large", "delay", "memory"].contains(&o.as_str())) {
-        bail!("--only {unknown}: allowed are small, large, delay, memory");
+    if let Some(unknown) = args.only.iter().find(|o| !WHAT.contains(&o.as_str())) {
+        bail!("--only {unknown}: allowed are {}", WHAT.join(", "));
     }
     let target = args.megabytes.unwrap_or(if args.quick { 60 } else { 300 }) * 1_000_000;
     let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 });
@@ -140,6 +146,15 @@ fn measure(bed: &Bed, args: &Args) -> Result<bool> {
         let relay = servers.relay.proc()?;
         let both = [("primary", &primary, servers.primary.port()), ("relay", &relay, servers.relay.port())];
         goals.extend(memory::measure(&story, &from, &servers.primary, both)?);
+    }
+    if wanted("crowd") {
+        story.step("Clients at the head: 10 at 2,000 commits a second, 1,000 at 200");
+        goals.extend(crowd::measure(&story, &servers.primary, &servers.relay, if args.quick { 3 } else { 10 })?);
+    }
+    if wanted("acks") {
+        story.step("What a commit waits for: the relay's acknowledgement, and a replica's");
+        let seconds = if args.quick { 2 } else { 5 };
+        goals.extend(acks::measure(bed, &story, &servers.primary, &servers.replica, rounds, seconds)?);
     }
     story.step("Goals");
     Ok(figures::judge(&story, &goals))

@@ -33,13 +33,14 @@ pub(super) enum Fault {
     ReplicaKilled,
     ReplicaFrozen,
     ReplicaStopped,
+    ReplicaAcknowledges,
     PrimaryKilled,
     PrimaryRestarted,
     PrimaryFrozen,
     LogRotated,
 }
 
-pub(super) const FAULTS: [Fault; 26] = [
+pub(super) const FAULTS: [Fault; 27] = [
     Fault::RelayKilled,
     Fault::RelayKilledTwice,
     Fault::RelayTerminated,
@@ -62,6 +63,7 @@ pub(super) const FAULTS: [Fault; 26] = [
     Fault::ReplicaKilled,
     Fault::ReplicaFrozen,
     Fault::ReplicaStopped,
+    Fault::ReplicaAcknowledges,
     Fault::PrimaryKilled,
     Fault::PrimaryRestarted,
     Fault::PrimaryFrozen,
@@ -143,6 +145,13 @@ impl Soak {
             Fault::ReplicaStopped => {
                 replica.stop_slave()?;
                 thread::sleep(moment);
+                replica.start_slave()?;
+            }
+            Fault::ReplicaAcknowledges => {
+                // From now on, or from now on no more.
+                let on = self.random.random_bool(0.5);
+                replica.stop_slave()?;
+                replica.sql(&format!("SET GLOBAL rpl_semi_sync_slave_enabled={}", u8::from(on)))?;
                 replica.start_slave()?;
             }
             Fault::PrimaryKilled => {

@@ -1,10 +1,11 @@
 //! What takes long: full counts and sizes of what the end-to-end tests do in small.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use baton_testbed::fleet::fill;
-use baton_testbed::{DEADLINE, MariaDb, RowWriter, Sysbench, Volume, Workload, wait_for, wait_until, witness};
+use baton_testbed::{DEADLINE, MariaDb, Proxy, RowWriter, Sysbench, Volume, Workload, wait_for, wait_until, witness};
 use rand::Rng;
 
 use super::Soak;
@@ -27,15 +28,18 @@ pub(super) enum Heavy {
     GiantEvents,
     /// A relay whose disk is full for a while.
     FullDisk,
+    /// A relay with two paths, of which now one fails, now the other.
+    TwoPaths,
 }
 
-pub(super) const HEAVY: [Heavy; 6] = [
+pub(super) const HEAVY: [Heavy; 7] = [
     Heavy::Sysbench,
     Heavy::KilledTwentyTimes,
     Heavy::FarBehind,
     Heavy::GiantTransaction,
     Heavy::GiantEvents,
     Heavy::FullDisk,
+    Heavy::TwoPaths,
 ];
 
 impl Soak {
@@ -93,6 +97,7 @@ impl Soak {
                 self.drop_wide()
             }
             Heavy::FullDisk => self.full_disk(&primary),
+            Heavy::TwoPaths => self.two_paths(&primary),
         }
     }
 
@@ -115,6 +120,44 @@ impl Soak {
         let status = relay.term()?;
         ensure!(status.success(), "it ended with {status}");
         drop(volume);
+        self.drop_wide()
+    }
+
+    fn two_paths(&mut self, primary: &MariaDb) -> Result<()> {
+        self.count += 1;
+        let paths = [Proxy::start(primary.address())?, Proxy::start(primary.address())?];
+        let relay = self
+            .bed
+            .relay(&format!("paths-{}", self.count))
+            .server_id(9100 + self.count)
+            .upstream_ports(&[paths[0].port(), paths[1].port()])
+            .ack("off")
+            .set("upstream", "heartbeat", "\"100ms\"")
+            .start()?;
+        primary.sql("CREATE TABLE IF NOT EXISTS test.wide (id INT AUTO_INCREMENT PRIMARY KEY, filler LONGTEXT)")?;
+        for _ in 0..20 {
+            let path = &paths[self.random.random_range(0..2)];
+            let refused = self.random.random_bool(0.5);
+            if refused {
+                path.refuse(true);
+                path.reset_now();
+            } else {
+                path.stall();
+            }
+            primary.sql("INSERT INTO test.wide (filler) VALUES ('over one path or the other')")?;
+            relay.wait_head(primary)?;
+            if self.random.random_bool(0.5) {
+                thread::sleep(Duration::from_millis(self.random.random_range(0..3000)));
+            }
+            path.refuse(false);
+            path.resume();
+            primary.sql("INSERT INTO test.wide (filler) VALUES ('over both')")?;
+            relay.wait_head(primary)?;
+        }
+        witness::check_mirror(primary, &relay)?;
+        witness::check_each_once(&relay)?;
+        let status = relay.term()?;
+        ensure!(status.success(), "it ended with {status}");
         self.drop_wide()
     }
 
