@@ -112,7 +112,9 @@ fn points(site: &Site) -> Result<BTreeSet<String>> {
     site.commits_go_on()?;
     ensure!(relay.term()?.success());
     let points: BTreeSet<String> = fs::read_to_string(&trace)?.lines().map(str::to_owned).collect();
-    for expected in ["write-binlog", "sync-binlog", "write-mark", "rename-meta.json", "sync-directory", "send-ack", "sent-ack"] {
+    for expected in
+        ["write-binlog", "sync-binlog", "write-mark", "rename-meta.json", "sync-directory", "send-ack", "sent-ack"]
+    {
         ensure!(points.contains(expected), "{expected} is not among {points:?}");
     }
     Ok(points)
@@ -156,16 +158,20 @@ fn killed_at_each_write_sync_rename_and_send_the_relay_holds_what_clients_saw_su
 fn disk_that_fails_a_sync_a_write_or_all_changes_loses_nothing_that_was_acknowledged() {
     scenario("failing_operations", |bed| {
         let site = Site::new(bed)?;
-        for (round, plan) in ["sync-binlog@7=eio", "write-binlog@9=eio", "sync-directory@4=eio", "any@60=erofs"].iter().enumerate() {
+        for (round, plan) in
+            ["sync-binlog@7=eio", "write-binlog@9=eio", "sync-directory@4=eio", "any@60=erofs"].iter().enumerate()
+        {
             let context = || (*plan).to_owned();
             let relay = site.relay(&format!("relay-{round}"), plan, None).with_context(context)?;
             let errors = || Ok(relay.metric("baton_relay_log_write_errors_total").ok().flatten().unwrap_or_default());
             site.primary.sql("FLUSH BINARY LOGS").ok();
             if plan.ends_with("erofs") {
                 wait_until("the log to be read only", errors, |n| *n > 0.0).with_context(context)?;
-                wait_until("/readyz to say so", || relay.get("/readyz"), |(code, _)| *code == 503).with_context(context)?;
+                wait_until("/readyz to say so", || relay.get("/readyz"), |(code, _)| *code == 503)
+                    .with_context(context)?;
                 fs::remove_file(site.plan(relay.name()))?;
-                wait_until("the relay to go on", || relay.get("/readyz"), |(code, _)| *code == 200).with_context(context)?;
+                wait_until("the relay to go on", || relay.get("/readyz"), |(code, _)| *code == 200)
+                    .with_context(context)?;
             }
             site.commits_go_on().with_context(context)?;
             site.check(&relay).with_context(context)?;

@@ -18,7 +18,14 @@ const WARM_UP: usize = 20;
 const ACKERS: [&str; 4] = ["relay, durable", "replica, sync_relay_log=1", "relay, received", "replica, default"];
 
 /// Measures all of them in turn, for so many seconds each.
-pub(crate) fn measure(bed: &Bed, story: &Story, primary: &MariaDb, replica: &MariaDb, rounds: usize, seconds: u64) -> Result<Vec<Goal>> {
+pub(crate) fn measure(
+    bed: &Bed,
+    story: &Story,
+    primary: &MariaDb,
+    replica: &MariaDb,
+    rounds: usize,
+    seconds: u64,
+) -> Result<Vec<Goal>> {
     primary.sql("CREATE TABLE IF NOT EXISTS test.acks (id BIGINT PRIMARY KEY AUTO_INCREMENT, number BIGINT)")?;
     primary.sql("SET GLOBAL rpl_semi_sync_master_timeout=60000, GLOBAL rpl_semi_sync_master_wait_point=AFTER_SYNC")?;
     let relays = [("durable", 9003), ("received", 9004)].map(|(mode, id)| {
@@ -64,16 +71,31 @@ pub(crate) fn measure(bed: &Bed, story: &Story, primary: &MariaDb, replica: &Mar
         }
     }
     replica.sql("STOP SLAVE; SET GLOBAL rpl_semi_sync_slave_enabled=OFF; START SLAVE")?;
-    story.say(format!("{:<28} {}", "ms a commit, p50 (p99)", WRITERS.map(|(n, ..)| format!("{:>22}", format!("{n} writers"))).concat()));
+    story.say(format!(
+        "{:<28} {}",
+        "ms a commit, p50 (p99)",
+        WRITERS.map(|(n, ..)| format!("{:>22}", format!("{n} writers"))).concat()
+    ));
     for (name, of) in ACKERS.iter().zip(&latencies) {
-        let figures = of.iter().map(|all| format!("{:>22}", format!("{:.2} ({:.2})", all.quantile(0.5), all.quantile(0.99))));
+        let figures =
+            of.iter().map(|all| format!("{:>22}", format!("{:.2} ({:.2})", all.quantile(0.5), all.quantile(0.99))));
         story.say(format!("{name:<28} {}", figures.collect::<String>()));
     }
     let mut goals = Vec::new();
     for (n, (writers, durable, received)) in WRITERS.into_iter().enumerate() {
         let ratio = |own: usize, other: usize| latencies[own][n].quantile(0.5) / latencies[other][n].quantile(0.5);
-        goals.push(Goal::at_most(format!("commit p50, {writers} writers: durable/durable replica"), ratio(0, 1), durable, "x"));
-        goals.push(Goal::at_most(format!("commit p50, {writers} writers: received/default replica"), ratio(2, 3), received, "x"));
+        goals.push(Goal::at_most(
+            format!("commit p50, {writers} writers: durable/durable replica"),
+            ratio(0, 1),
+            durable,
+            "x",
+        ));
+        goals.push(Goal::at_most(
+            format!("commit p50, {writers} writers: received/default replica"),
+            ratio(2, 3),
+            received,
+            "x",
+        ));
     }
     Ok(goals)
 }

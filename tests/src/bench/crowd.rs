@@ -26,7 +26,10 @@ const QUIET: Duration = Duration::from_millis(500);
 /// Measures each crowd for so many seconds.
 pub(crate) fn measure(story: &Story, primary: &MariaDb, relay: &RelayProc, seconds: u32) -> Result<Vec<Goal>> {
     primary.sql("CREATE TABLE IF NOT EXISTS test.crowd (number BIGINT PRIMARY KEY)")?;
-    story.say(format!("{:<32} {:>9} {:>9} {:>9} {:>9}   deliveries/s", "ms from commit to client", "p50", "p90", "p99", "max"));
+    story.say(format!(
+        "{:<32} {:>9} {:>9} {:>9} {:>9}   deliveries/s",
+        "ms from commit to client", "p50", "p90", "p99", "max"
+    ));
     let mut goals = Vec::new();
     let mut next = 1_000_000_000_u64;
     for (clients, rate, bound) in CROWDS {
@@ -34,14 +37,29 @@ pub(crate) fn measure(story: &Story, primary: &MariaDb, relay: &RelayProc, secon
         let all = crowd(primary, relay, clients, rate, count, &mut next)?;
         let [p50, p90, p99, max] = [0.5, 0.9, 0.99, 1.0].map(|at| all.quantile(at));
         let what = format!("{clients} clients, {rate} commits/s");
-        story.say(format!("{what:<32} {p50:>9.2} {p90:>9.2} {p99:>9.2} {max:>9.2}   {}", clients as u64 * u64::from(rate)));
+        story.say(format!(
+            "{what:<32} {p50:>9.2} {p90:>9.2} {p99:>9.2} {max:>9.2}   {}",
+            clients as u64 * u64::from(rate)
+        ));
         goals.push(Goal::at_most(format!("{what}: delivery p99"), p99, bound, "ms"));
     }
-    goals.push(Goal::at_most("resident with 1,000 clients under load", relay.rss_kb()? as f64 * 1024.0 / 1e6, BOUND_MB, "MB"));
+    goals.push(Goal::at_most(
+        "resident with 1,000 clients under load",
+        relay.rss_kb()? as f64 * 1024.0 / 1e6,
+        BOUND_MB,
+        "MB",
+    ));
     Ok(goals)
 }
 
-fn crowd(primary: &MariaDb, relay: &RelayProc, clients: usize, rate: u32, count: usize, next: &mut u64) -> Result<Spread> {
+fn crowd(
+    primary: &MariaDb,
+    relay: &RelayProc,
+    clients: usize,
+    rate: u32,
+    count: usize,
+    next: &mut u64,
+) -> Result<Spread> {
     relay.wait_head(primary)?;
     let (file, position) = primary.master_status()?;
     let from = From { file, position: u32::try_from(position).context("the binlog file is too large")? };
@@ -61,7 +79,11 @@ fn crowd(primary: &MariaDb, relay: &RelayProc, clients: usize, rate: u32, count:
     let (committed, arrived) = thread::scope(|scope| {
         let clients: Result<Vec<_>> = readers
             .iter_mut()
-            .map(|reader| Ok(thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || arrivals(reader, size, count))?))
+            .map(|reader| {
+                Ok(thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, move || arrivals(reader, size, count))?)
+            })
             .collect();
         let committed = commit(primary, rate, count, next)?;
         let arrived: Result<Vec<_>> =
