@@ -161,7 +161,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     let admin_options = AdminOptions {
         token: config.listen.token.clone(),
         protect_reads: config.listen.protect_reads,
-        tls: server_tls,
+        tls: server_tls.filter(|_| config.listen.http_tls),
         ..AdminOptions::new(&config.cluster, &config.name, replication.local_addr()?.to_string())
     };
     tracing::info!(

@@ -26,9 +26,7 @@ _ENDPOINT = _object(
     ["port"],
     port={"type": "string"},
     path={"type": "string"},
-    scheme={"enum": ["http", "https"]},
     interval=_DURATION,
-    tlsConfig=_object(insecureSkipVerify={"type": "boolean"}),
 )
 SCHEMAS = {
     "ServiceMonitor": _kind(

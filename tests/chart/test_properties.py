@@ -62,7 +62,7 @@ def restricted(spec):
     return found
 
 
-@pytest.mark.parametrize("name", ["minimal", "production", "existing"])
+@pytest.mark.parametrize("name", ["minimal", "production"])
 def test_pods_are_within_the_pod_security_profile_restricted(name):
     for pod, _, spec in pods(rendered(name)):
         assert restricted(spec) == [], pod
@@ -71,6 +71,11 @@ def test_pods_are_within_the_pod_security_profile_restricted(name):
 def test_only_the_agent_with_a_real_address_leaves_the_profile_and_only_for_that():
     found = {pod: restricted(spec) for pod, _, spec in pods(rendered("bare-metal-vip")) if restricted(spec)}
     assert found == {"StatefulSet/shop-baton-db": ["hostNetwork", "database: allowPrivilegeEscalation", "database: capabilities ['NET_ADMIN', 'NET_RAW']"]}
+
+
+def test_beside_existing_servers_only_the_nodes_network_leaves_the_profile():
+    found = {pod: restricted(spec) for pod, _, spec in pods(rendered("existing")) if restricted(spec)}
+    assert found == {"StatefulSet/shop-baton-relay": ["hostNetwork"], "Deployment/shop-baton-controller": ["hostNetwork"]}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -258,7 +263,7 @@ def test_rendering_twice_gives_the_same():
     assert json.dumps(render({}), sort_keys=True) == json.dumps(render({}), sort_keys=True), "nothing random: an upgrade without a change changes nothing"
 
 
-@pytest.mark.parametrize("name", ["minimal", "production", "existing"])
+@pytest.mark.parametrize("name", ["minimal", "production"])
 def test_network_policies_close_every_port_of_what_serves(name):
     objects = rendered(name)
     for workload in of_kind(objects, *SERVING):

@@ -64,7 +64,7 @@ BAD = [
     (("networkPolicy", "clients"), [{"ipBlock": {"cdir": "10.0.0.0/8"}}]), (("image", "pullPolicy"), "always"), (("image", "repository"), "baton:latest"), (("image", "tag"), "a b"),
     (("logFormat",), "logfmt"), (("failureDomain",), "rack"), (("cluster",), "Shop"), (("fullnameOverride",), "a" * 41), (("secrets", "values"), {"tokn": "12345678"}),
     (("secrets", "values"), {"token": "short"}), (("imagePullSecrets",), ["registry"]), (("relay", "upstreamTls"), "verify"), (("serviceMonitor", "interval"), "15"),
-    (("dashboard", "labels"), {"grafana_dashboard": 1}), (("accounts", "agent"), "a'b"), (("tests", "enabled"), 1), (("bootstrap", "timeout"), "forever"),
+    (("dashboard", "labels"), {"grafana_dashboard": 1}), (("accounts", "agent"), "a'b"), (("tests", "enabled"), 1), (("bootstrap", "timeout"), "4m"),
 ]
 
 

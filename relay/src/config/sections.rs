@@ -150,12 +150,14 @@ pub struct ListenConfig {
     pub replication: Address,
     /// For HTTP. Default `0.0.0.0:8090`.
     pub http: Address,
-    /// PEM file of the certificate chain; with it HTTP speaks TLS only.
+    /// PEM file of the certificate chain; with it HTTP speaks TLS only, unless `http_tls` is off.
     pub tls_cert_file: Option<PathBuf>,
     /// PEM file of its key.
     pub tls_key_file: Option<PathBuf>,
     /// TLS towards replicas. Default `prefer` with a certificate, else `off`.
     pub tls: ListenTls,
+    /// Whether HTTP speaks TLS where there is a certificate. Default true. Controllers and agents ask without TLS.
+    pub http_tls: bool,
     /// Bearer token for POST, from `token_file` or `BATON_RELAY_LISTEN_TOKEN`; without one every POST is refused.
     pub token: Option<SecretString>,
     /// Whether GET needs the token too (but for `/healthz` and `/readyz`). Default false.
@@ -176,6 +178,7 @@ impl Default for ListenConfig {
             tls_cert_file: None,
             tls_key_file: None,
             tls: ListenTls::Off,
+            http_tls: true,
             token: None,
             protect_reads: false,
             max_connections: 2000,
@@ -203,6 +206,7 @@ impl ListenConfig {
                     _ => Err("allowed: \"off\", \"prefer\", \"require\"".to_owned()),
                 })
                 .unwrap_or(offered),
+            http_tls: s.take(r, "http_tls", |v| v.boolean()).unwrap_or(d.http_tls),
             token: s.secret(r, "token_file", "BATON_RELAY_LISTEN_TOKEN"),
             protect_reads: s.take(r, "protect_reads", |v| v.boolean()).unwrap_or(d.protect_reads),
             max_connections: s.take(r, "max_connections", |v| count(v.integer()?)).unwrap_or(d.max_connections),
