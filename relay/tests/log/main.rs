@@ -3,6 +3,7 @@
 mod append;
 mod crashes;
 mod disk;
+mod epochs;
 mod failing_disk;
 mod history;
 mod places;
