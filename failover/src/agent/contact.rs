@@ -77,6 +77,11 @@ impl Contact {
         (now.saturating_sub(last.at), std::mem::take(&mut last.lapsed))
     }
 
+    /// Forgets that the time was over: nothing runs that it could have mattered to.
+    pub fn forget(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).lapsed = false;
+    }
+
     /// Time since the last contact.
     pub fn silence(&self) -> Duration {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).at;

@@ -29,6 +29,14 @@ pub struct Extra {
     pub lag: Option<(u64, Instant)>,
 }
 
+/// A process that was made writable.
+#[derive(Debug, Clone, Copy)]
+struct Opened {
+    pid: i32,
+    epoch: u64,
+    at: Instant,
+}
+
 /// See the module.
 pub struct Core {
     /// What this agent was told.
@@ -60,7 +68,7 @@ pub struct Core {
     /// What is counted.
     pub metrics: Metrics,
     /// The epoch under whose state the process with this id was made writable.
-    opened: Mutex<Option<(i32, u64)>>,
+    opened: Mutex<Option<Opened>>,
 }
 
 impl Core {
@@ -114,17 +122,32 @@ impl Core {
         vip.map(|v| v.parse().map_err(|e| format!("the cluster's vip {v:?}: {e}"))).transpose()
     }
 
-    /// Notes that the running process was made writable, or found so, under the state of `epoch`.
+    /// Notes that the running process was made writable, or found so, under the state of `epoch`; none: that it is not any more.
     pub fn note_opened(&self, epoch: Option<u64>) {
-        let process = self.host.alive().map(|p| p.identity().pid);
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = process.zip(epoch);
+        let pid = self.host.alive().map(|p| p.identity().pid);
+        let opened = pid.zip(epoch).map(|(pid, epoch)| Opened { pid, epoch, at: Instant::now() });
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+    }
+
+    fn opened(&self) -> Option<Opened> {
+        let process = self.host.alive()?.identity().pid;
+        let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.filter(|o| o.pid == process)
     }
 
     /// The epoch under whose state the running process was made writable.
     pub fn opened_epoch(&self) -> Option<u64> {
-        let process = self.host.alive()?.identity().pid;
-        let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.filter(|(pid, _)| *pid == process).map(|(_, epoch)| epoch)
+        self.opened().map(|o| o.epoch)
+    }
+
+    /// `read_only` of the running process: as it was made, if the server was not asked since, else as it said; none: it was never asked.
+    pub fn read_only(&self) -> Option<bool> {
+        let observed = self.observed.borrow();
+        let answer = observed.answer.as_ref().map(|a| a.status.read_only);
+        match self.opened() {
+            Some(opened) if observed.at.is_none_or(|asked| asked < opened.at) => Some(false),
+            _ => answer.filter(|_| self.host.alive().is_some()),
+        }
     }
 
     /// Milliseconds that this replica is behind: as its relay says, else as the server itself says; none if it is not known.

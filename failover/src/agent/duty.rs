@@ -47,6 +47,9 @@ pub struct Verdict {
 
 /// See the module. `state` is none while nothing was read of etcd, or there is no cluster.
 pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local) -> Verdict {
+    if duty.released {
+        return Verdict::default();
+    }
     let mut verdict = Verdict { hold: may_hold(state, me, duty, local), acts: Vec::new() };
     let Some(state) = state else { return verdict };
     if state.epoch < duty.last_order.epoch {
@@ -87,8 +90,8 @@ pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local
 /// Why a server that is the primary of an older epoch is not any more.
 fn deposed(state: &ClusterState, me: &str, duty: &Duty) -> Option<String> {
     let is = |name: &Option<String>| name.as_deref() == Some(me);
-    // Blocked for this very switchover: it writes nothing, and waits for the order to follow.
-    let blocked = duty.blocked.is_some_and(|b| b.epoch == state.epoch);
+    // Blocked for this switchover: it writes nothing, and waits for the order to follow.
+    let blocked = duty.blocked.is_some_and(|b| b.epoch <= state.epoch);
     let epoch = state.epoch;
     match state.phase {
         _ if is(&state.primary) || is(&state.candidate) => None,
@@ -277,6 +280,7 @@ mod tests {
                 vec!["resume"],
             ),
             ("a bystander", Some(state(4, Phase::Fencing, Failover)), replica, BOOTED, false, vec![]),
+            ("given up", Some(steady(3, ME)), Duty { released: true, ..Duty::default() }, SERVING, false, vec![]),
             ("fenced itself", Some(steady(3, ME)), Duty { self_fenced: true, ..primary_of(3) }, DEAD, false, vec![]),
         ] {
             let found = verdict(state.as_ref(), ME, &duty, local);

@@ -48,6 +48,8 @@ pub struct Duty {
     pub following: Option<Following>,
     /// Whether this agent has fenced its server because it was cut off; until the server starts again.
     pub self_fenced: bool,
+    /// Whether this node was given up: nothing is done by itself until the next order.
+    pub released: bool,
     /// File with what the server has and the cluster's log lacks.
     pub surplus: Option<PathBuf>,
 }
@@ -63,6 +65,7 @@ impl Default for Duty {
             prepared: None,
             following: None,
             self_fenced: false,
+            released: false,
             surplus: None,
         }
     }

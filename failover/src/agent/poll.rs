@@ -12,13 +12,14 @@ use super::kept::KnownServer;
 use super::sql::status::{Answer, ask};
 use super::sql::{Session, SqlError};
 use crate::config::MysqlConfig;
+use crate::model::ServerRole;
 
 /// What was answered last, by the process that lives now.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// The answer; kept while the same process lives, however old.
     pub answer: Option<Answer>,
-    /// When.
+    /// When it was asked for.
     pub at: Option<Instant>,
     /// Why it does not answer now.
     pub error: Option<String>,
@@ -59,6 +60,7 @@ pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
             session = None;
             continue;
         }
+        let asked = Instant::now();
         // A death in the middle of it is noticed above: nothing of it is kept.
         let dead = died(&mut states);
         tokio::select! {
@@ -67,7 +69,7 @@ pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
                 session = None;
                 core.observed.send_replace(Observed::default());
             }
-            answer = answer(&core, &mut session) => note(&core, answer).await,
+            answer = answer(&core, &mut session) => note(&core, answer, asked).await,
         }
     }
 }
@@ -88,12 +90,11 @@ async fn answer(core: &Core, session: &mut Option<Session>) -> Result<Answer, Sq
     Ok(answer)
 }
 
-async fn note(core: &Core, answer: Result<Answer, SqlError>) {
+async fn note(core: &Core, answer: Result<Answer, SqlError>, asked: Instant) {
     match answer {
         Ok(answer) => {
             remember(core, &answer).await;
-            let now = Some(Instant::now());
-            core.observed.send_replace(Observed { answer: Some(answer), at: now, error: None });
+            core.observed.send_replace(Observed { answer: Some(answer), at: Some(asked), error: None });
         }
         Err(error) => core.observed.send_modify(|o| {
             let error = error.to_string();
@@ -113,10 +114,17 @@ async fn remember(core: &Core, answer: &Answer) {
         server_id: answer.status.server_id,
         version: answer.status.version.clone(),
     };
-    if core.known.get().server.as_ref() == Some(&server) {
-        return;
-    }
-    if let Err(error) = core.known.change(|k| k.server = Some(server)).await {
+    let duty = core.duty.get();
+    // While it serves: a server that was deposed is started without its scheduler.
+    let serves = duty.role == ServerRole::Primary && duty.blocked.is_none() && !answer.status.read_only;
+    let scheduler = answer.scheduler;
+    let changed = core.known.change(move |k| {
+        k.server = Some(server);
+        if serves {
+            k.scheduler = Some(scheduler);
+        }
+    });
+    if let Err(error) = changed.await {
         tracing::warn!(%error, "what the server told of itself can't be kept");
     }
 }

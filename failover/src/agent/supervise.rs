@@ -21,6 +21,7 @@ use super::process::Process;
 use super::role::Start;
 use super::rolefile;
 use super::starting::{adopt_role, ask, is_deposed};
+use crate::model::ServerRole;
 
 /// Programs that a pid file may name.
 pub const SERVERS: [&str; 2] = ["mariadbd", "mysqld"];
@@ -59,6 +60,7 @@ pub async fn watch_server(core: Arc<Core>, cancel: CancellationToken) {
             () = ended => {}
         }
         core.host.died("ended".to_owned());
+        core.metrics.death();
     }
 }
 
@@ -85,10 +87,9 @@ async fn note_role_of_new(core: &Core) {
 /// Starts and restarts `command` until cancelled, then ends it cleanly.
 pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: CancellationToken) {
     let mut pause = Duration::ZERO;
-    let mut adopted = take_over(&core, &command);
     while !cancel.is_cancelled() {
         let begun = Instant::now();
-        let how = if let Some(process) = adopted.take() {
+        let how = if let Some(process) = take_over(&core, &command) {
             let process = Arc::new(process);
             core.host.runs(Arc::clone(&process), false);
             attend(&core, &process, None, &cancel).await
@@ -100,12 +101,14 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
             match launch(&core, &command, &start, quiet).await {
                 Ok((process, child)) => {
                     core.host.runs(Arc::clone(&process), true);
+                    end_if_fenced(&core, &process, &start);
                     attend(&core, &process, Some(child), &cancel).await
                 }
                 Err(why) => format!("could not be started: {why}"),
             }
         };
         core.host.died(how);
+        core.metrics.death();
         if cancel.is_cancelled() {
             return;
         }
@@ -118,7 +121,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
     }
 }
 
-/// The server of before a restart of the agent.
+/// A server that lives already: of before a restart of the agent, or started by hand.
 fn take_over(core: &Core, command: &[String]) -> Option<Process> {
     let known = core.known.get().child;
     if let Some(process) = known.and_then(|identity| Process::reopen(&identity).ok()) {
@@ -170,6 +173,7 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         rolefile::write(path, start, quiet)
             .map_err(|e| format!("the role file {} can't be written: {e}", path.display()))?;
     }
+    core.contact.forget();
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
     // Beside the file: options on the command line win over all files.
     let options = rolefile::arguments(start, quiet);
@@ -202,6 +206,15 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         tracing::warn!(%error, "the server's process can't be noted: a restarted agent finds it by its pid file only");
     }
     Ok((process, spawned))
+}
+
+/// A fence that came while the server was being started found nothing to kill.
+fn end_if_fenced(core: &Core, process: &Process, start: &Start) {
+    if *start == Start::Primary && core.duty.get().role != ServerRole::Primary {
+        if let Err(error) = process.kill() {
+            tracing::error!(%error, "a server that was fenced while it was being started can't be killed");
+        }
+    }
 }
 
 /// Waits for the server's end, ending it if that is wanted. How it ended.

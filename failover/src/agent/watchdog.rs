@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A thing that failed is not tried again sooner.
 const RETRY: Duration = Duration::from_secs(1);
 /// The acker of a server that serves already is waited for before semi-sync is switched on.
-const ACKER: Duration = Duration::from_secs(10);
+const ACKER: Duration = Duration::from_secs(3);
 
 /// Looks and acts until cancelled.
 pub async fn run(core: Arc<Core>, cancel: CancellationToken) {
@@ -86,7 +86,7 @@ impl Watchdog {
         let stopped = stopped.is_some_and(|r| r.io == "No" && !r.sql && r.sql_error.is_none() && r.io_error.is_none());
         Local {
             alive: process.is_some(),
-            read_only: answer.map(|a| a.status.read_only),
+            read_only: core.read_only(),
             opened_epoch: core.opened_epoch(),
             resumable: stopped && !self.resumed,
         }
@@ -152,6 +152,7 @@ impl Watchdog {
         note(core, move |duty| {
             duty.role = ServerRole::Primary;
             duty.role_epoch = epoch;
+            duty.opened = Some((duty.last_order.term, epoch));
             duty.blocked = None;
             duty.following = None;
             duty.self_fenced = false;

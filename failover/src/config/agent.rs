@@ -128,6 +128,15 @@ impl AgentConfig {
         super::parse(text, source, env, PROGRAM, Self::read, Self::validate)
     }
 
+    /// Full names of all keys that there are: `node`, `mysql.user`.
+    #[cfg(test)]
+    pub(super) fn known_keys() -> std::collections::BTreeSet<String> {
+        let mut reader = Reader::new(&|_| None, PROGRAM);
+        let top = Section::top(toml::Table::new(), &reader);
+        let _ = Self::read(top, &mut reader);
+        reader.known_keys()
+    }
+
     fn read(mut s: Section, r: &mut Reader<'_>) -> Self {
         let config = Self {
             cluster: s.require(r, "cluster", "cluster = \"shop\"", |v| v.text().map(str::to_owned)),

@@ -102,6 +102,16 @@ impl<'a> Reader<'a> {
         (self.env)(name).filter(|v| !v.is_empty())
     }
 
+    /// Full names of all keys that exist and can be set: `cluster`, `mysql.user`, `nodes.name`.
+    #[cfg(test)]
+    pub(super) fn known_keys(&self) -> std::collections::BTreeSet<String> {
+        let inside = |title: &str| title.trim_matches(['[', ']']).to_owned();
+        let sections: Vec<String> = self.known.iter().map(|(title, _)| inside(title)).collect();
+        let keys = self.known.iter().filter(|(title, key)| !title.is_empty() || !sections.iter().any(|s| s == key));
+        keys.map(|(title, key)| if title.is_empty() { (*key).to_owned() } else { format!("{}.{key}", inside(title)) })
+            .collect()
+    }
+
     /// Ends the reading: unknown keys become problems that name their neighbours.
     pub(super) fn finish(mut self) -> Vec<Problem> {
         self.known.sort_unstable();

@@ -123,3 +123,32 @@ fn all_problems_come_at_once_and_an_empty_file_says_what_is_required() {
     let found = messages("cluster = ", NO_ENV);
     assert!(found.len() == 1 && found[0].contains("agent.toml: line 1: not TOML"), "{found:?}");
 }
+
+const AGENT_EXAMPLE: &str = include_str!("../../agent.example.toml");
+
+#[test]
+fn the_agent_s_example_file_shows_every_key_and_can_be_used_as_it_is_and_with_everything_switched_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["token", "mysql.password", "repl.password", "etcd.password"] {
+        std::fs::write(dir.path().join(name), "a-secret-of-its-own\n").unwrap();
+    }
+    let placed = AGENT_EXAMPLE.replace("\"/etc/baton/", &format!("\"{}/", dir.path().display()));
+    AgentConfig::parse(&placed, "agent.example.toml", NO_ENV).unwrap_or_else(|e| panic!("{e}"));
+    let switched_on = |line: &str| {
+        let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+        key.unwrap_or(line).to_owned()
+    };
+    let all: Vec<String> = placed.lines().map(switched_on).collect();
+    // Certificates go with https, and a file for them with verify.
+    let all = all.join("\n").replace("http://10.0.0.1", "https://10.0.0.1").replace("= \"off\" ", "= \"verify\" ");
+    AgentConfig::parse(&all, "agent.example.toml", NO_ENV).unwrap_or_else(|e| panic!("{e}"));
+    let shown: toml::Table = all.parse().unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    for (key, value) in &shown {
+        match value.as_table() {
+            Some(section) => names.extend(section.keys().map(|k| format!("{key}.{k}"))),
+            None => assert!(names.insert(key.clone())),
+        }
+    }
+    assert_eq!(names, AgentConfig::known_keys());
+}

@@ -84,8 +84,8 @@ pub(super) async fn answer(State(app): State<App>, request: Request) -> Response
 
 /// The parameter `lag`; others are left to whoever sends them.
 fn lag(query: &str) -> Result<Option<Duration>, String> {
-    let values = query.split('&').filter_map(|pair| pair.strip_prefix("lag="));
-    values.last().map(|text| parse_duration(text).map_err(|e| format!("lag={text}: {e}"))).transpose()
+    let mut values = query.rsplit('&').filter_map(|pair| pair.strip_prefix("lag="));
+    values.next().map(|text| parse_duration(text).map_err(|e| format!("lag={text}: {e}"))).transpose()
 }
 
 #[cfg(test)]

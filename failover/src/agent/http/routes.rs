@@ -137,3 +137,24 @@ async fn metrics(State(app): State<App>) -> Response {
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys() {
+                described.insert(format!("{} {path}", method.to_ascii_uppercase()));
+            }
+        }
+        let guarded = guarded().into_iter().map(|(method, path, _)| format!("{method} {path}"));
+        let health = HEALTH.into_iter().flat_map(|path| [format!("GET {path}"), format!("OPTIONS {path}")]);
+        assert_eq!(described, guarded.chain(health).collect());
+    }
+}

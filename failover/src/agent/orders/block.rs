@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Refusal, events, must_live, note};
+use super::{Refusal, confirm, events, must_live, note, wants_unblock};
 use crate::agent::core::Core;
 use crate::agent::kept::Blocked;
 use crate::agent::sql::status::sorted;
@@ -196,7 +196,7 @@ pub(super) async fn unblock(core: &Core, number: OrderNumber) -> Result<OrderRes
             "promote it, if it is to be the primary",
         ));
     }
-    let mut session = core.db.connect().await?;
+    let (mut session, ()) = (core.db.connect().await?, confirm(core, number, wants_unblock).await?);
     // Noted first: should the agent die now, the state says the same when it returns.
     note(core, number, move |duty| {
         duty.blocked = None;

@@ -47,15 +47,15 @@ pub(super) async fn follow(
     }
     replicate(&mut session, &address, &account, &own).await?;
     let following = Following { source: source.clone(), relay: relay.clone() };
-    let noted = core.duty.change(move |duty| {
+    note(core, number, move |duty| {
         duty.role = ServerRole::Replica;
         duty.role_epoch = duty.role_epoch.max(number.epoch);
         duty.following = Some(following);
         duty.blocked = None;
         duty.self_fenced = false;
         duty.surplus = None;
-    });
-    noted.await.map_err(|e| Refusal::silent(e.to_string(), "mend the disk that holds data_dir"))?;
+    })
+    .await?;
     core.note_opened(None);
     tracing::info!(source, relay, "the server follows");
     Ok(OrderResult::default())
@@ -94,7 +94,6 @@ async fn give_up_writing(core: &Core, session: &mut Session) -> Result<(), Refus
     }
     session.run("SET GLOBAL read_only=1").await?;
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=OFF").await?;
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
     let count = events::disable(session).await?;
     if count > 0 {
         tracing::info!(count, "events are disabled: this server is a replica");
@@ -130,6 +129,9 @@ fn account(core: &Core) -> Result<Account, Refusal> {
 }
 
 /// Replicates from there by GTID; if it does already, it is left alone.
+///
+/// Of one that was a primary, transactions of its own may come back that it had lost when it started in the replica role. A server takes events
+/// of its own id only as a semi-sync replica in strict GTID mode; without that it would skip them and say nothing.
 async fn replicate(session: &mut Session, to: &Address, account: &Account, own: &str) -> Result<(), Refusal> {
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns);
     let get = |name: &str| slave.as_ref().and_then(|s| s.get(name)).map_or("", String::as_str);
@@ -149,6 +151,8 @@ async fn replicate(session: &mut Session, to: &Address, account: &Account, own: 
     if beyond(own, &applied).is_some() {
         session.run_within(&format!("SET GLOBAL gtid_slave_pos={}", literal(own)), DISK).await?;
     }
+    session.run("SET GLOBAL gtid_strict_mode=1").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=ON").await?;
     session.run_secret(&change_master(to, account), "CHANGE MASTER TO the relay").await?;
     session.run_within("START SLAVE", DISK).await?;
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns).unwrap_or_default();

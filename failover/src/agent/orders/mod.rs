@@ -27,7 +27,7 @@ pub use clone::start as start_clone;
 pub use desk::{Desk, Turn};
 pub use fence::fence_now;
 pub use follow::resume;
-pub use number::{NotObeyed, admit};
+pub use number::{NotObeyed, admit, wants_open, wants_unblock};
 pub use promote::{OpenWait, open};
 
 /// Why an order was not obeyed, or not to its end.
@@ -159,6 +159,37 @@ fn check(core: &Core, number: OrderNumber) -> Result<(), Refusal> {
     })
 }
 
+/// Asks etcd whether what is ordered is still wanted: who orders may have been frozen since. `wants` looks at the state.
+async fn confirm(
+    core: &Core,
+    number: OrderNumber,
+    wants: fn(&baton_cluster::ClusterState, &str) -> bool,
+) -> Result<(), Refusal> {
+    let asked = core.store.state_and_term().await;
+    let (state, term) = asked.map_err(|e| {
+        Refusal::silent(
+            format!("whether this order is still wanted can't be asked: {e}"),
+            "order it again once etcd answers",
+        )
+    })?;
+    let last = core.duty.get().last_order;
+    if let Some(leader) = term.filter(|leader| number.term < *leader) {
+        let why = format!("it is of term {}, and the present leader's is {leader}", number.term);
+        return Err(Refusal::Late { why, last });
+    }
+    match state {
+        Some(state) if wants(&state.value, &core.config.node) => Ok(()),
+        Some(state) => {
+            let why = format!(
+                "the state (epoch {}, {:?}) does not want this server to be writable",
+                state.value.epoch, state.value.phase
+            );
+            Err(Refusal::Late { why, last })
+        }
+        None => Err(Refusal::Late { why: "there is no cluster in etcd".to_owned(), last }),
+    }
+}
+
 /// Notes the number and what the order makes of this node, before the server is touched.
 async fn note(
     core: &Core,
@@ -166,12 +197,17 @@ async fn note(
     change: impl FnOnce(&mut super::kept::Duty) + Send + 'static,
 ) -> Result<(), Refusal> {
     let noted = core.duty.change(move |duty| {
-        duty.last_order = duty.last_order.max(number);
-        change(duty);
+        // A fence waits for nobody: it may have come in between.
+        if duty.last_order <= number {
+            duty.last_order = number;
+            duty.released = false;
+            change(duty);
+        }
     });
     noted
         .await
-        .map_err(|e| Refusal::silent(format!("the order can't be noted: {e}"), "mend the disk that holds data_dir"))
+        .map_err(|e| Refusal::silent(format!("the order can't be noted: {e}"), "mend the disk that holds data_dir"))?;
+    if core.duty.get().last_order > number { Err(Refusal::Superseded) } else { Ok(()) }
 }
 
 /// The process must live for what follows.

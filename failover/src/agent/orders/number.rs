@@ -1,5 +1,7 @@
 //! Which orders are obeyed. Pure.
 
+use baton_cluster::{ClusterState, OperationKind, Phase};
+
 use crate::model::OrderNumber;
 
 /// Why an order is not obeyed.
@@ -26,9 +28,53 @@ pub fn admit(last: OrderNumber, leader: Option<u64>, number: OrderNumber) -> Res
     }
 }
 
+/// Whether the state still wants `me` to be writable: being promoted, or serving.
+pub fn wants_open(state: &ClusterState, me: &str) -> bool {
+    let is = |name: &Option<String>| name.as_deref() == Some(me);
+    match state.phase {
+        Phase::Steady => is(&state.primary),
+        Phase::Promoting => is(&state.candidate),
+        Phase::Fencing | Phase::CatchingUp => false,
+    }
+}
+
+/// Whether the state still allows `me` to be writable again after it was blocked.
+pub fn wants_unblock(state: &ClusterState, me: &str) -> bool {
+    let is = |name: &Option<String>| name.as_deref() == Some(me);
+    match state.phase {
+        Phase::Steady => is(&state.primary),
+        Phase::Fencing => state.kind == OperationKind::Switchover && is(&state.old_primary),
+        Phase::CatchingUp | Phase::Promoting => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_becomes_writable_only_while_the_state_wants_it() {
+        use OperationKind::{Failover, Switchover};
+        let state = |phase, kind, primary: &str, old: &str, candidate: &str| ClusterState {
+            phase,
+            kind,
+            primary: Some(primary.to_owned()),
+            old_primary: Some(old.to_owned()),
+            candidate: Some(candidate.to_owned()),
+            ..ClusterState::bootstrap("x", "test", String::new())
+        };
+        for (state, open, unblock) in [
+            (state(Phase::Steady, Failover, "me", "", ""), true, true),
+            (state(Phase::Steady, Failover, "other", "me", ""), false, false),
+            (state(Phase::Promoting, Failover, "", "", "me"), true, false),
+            (state(Phase::Promoting, Failover, "", "me", "other"), false, false),
+            (state(Phase::CatchingUp, Failover, "", "", "me"), false, false),
+            (state(Phase::Fencing, Switchover, "", "me", "other"), false, true),
+            (state(Phase::Fencing, Failover, "", "me", "other"), false, false),
+        ] {
+            assert_eq!((wants_open(&state, "me"), wants_unblock(&state, "me")), (open, unblock), "{state:?}");
+        }
+    }
 
     fn number((term, epoch, step): (u64, u64, u64)) -> OrderNumber {
         OrderNumber { term, epoch, step }

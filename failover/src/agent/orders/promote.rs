@@ -6,7 +6,7 @@ use mysql_async::Row;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Refusal, events, must_live, note};
+use super::{Refusal, confirm, events, must_live, note, wants_open};
 use crate::agent::core::Core;
 use crate::agent::kept::Prepared;
 use crate::agent::sql::status::{columns, sorted};
@@ -86,6 +86,12 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
         core.address.ask(vip);
     }
     let before = core.duty.get();
+    if before.opened.is_some_and(|(_, epoch)| epoch == number.epoch) && core.read_only() == Some(false) {
+        return Err(Refusal::cannot(
+            format!("this server is the writable primary of epoch {} already", number.epoch),
+            "order open, or a new epoch",
+        ));
+    }
     note(core, number, move |duty| {
         duty.role = ServerRole::Primary;
         duty.role_epoch = number.epoch;
@@ -101,21 +107,23 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
         }
     }
     session.run("SET GLOBAL read_only=1").await?;
+    // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
     if is_replica {
         session.run_within("STOP SLAVE", DISK).await?;
         session.run_within("RESET SLAVE ALL", DISK).await?;
     }
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
     session.run_within("FLUSH BINARY LOGS", DISK).await?;
     let prepared = Prepared { first_file: last_file(&mut session).await?, gtid: binlog_position(&mut session).await? };
     let kept = prepared.clone();
     // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
-    let noted = core.duty.change(move |duty| {
+    note(core, number, move |duty| {
         duty.prepared = Some(kept);
         duty.opened = None;
-    });
-    noted.await.map_err(|e| Refusal::silent(e.to_string(), "mend the disk that holds data_dir"))?;
+    })
+    .await?;
     core.note_opened(None);
     answer(&mut session, prepared).await
 }
@@ -162,6 +170,7 @@ pub enum OpenWait {
 /// As ordered.
 pub(super) async fn ordered_open(core: &Core, number: OrderNumber, acker_ms: u64) -> Result<OrderResult, Refusal> {
     must_live(core)?;
+    confirm(core, number, wants_open).await?;
     note(core, number, move |duty| {
         duty.role = ServerRole::Primary;
         duty.role_epoch = number.epoch;

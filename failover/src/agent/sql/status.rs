@@ -31,14 +31,13 @@ pub struct Answer {
 }
 
 /// Variables that are read each time, some to be told, some to be judged.
-const VARIABLES: [&str; 24] = [
+const VARIABLES: [&str; 19] = [
     "version",
     "server_id",
     "read_only",
     "gtid_binlog_pos",
     "gtid_slave_pos",
     "rpl_semi_sync_master_enabled",
-    "rpl_semi_sync_slave_enabled",
     "rpl_semi_sync_master_timeout",
     "rpl_semi_sync_master_wait_point",
     "rpl_semi_sync_master_wait_no_slave",
@@ -51,11 +50,7 @@ const VARIABLES: [&str; 24] = [
     "sync_binlog",
     "innodb_flush_log_at_trx_commit",
     "gtid_strict_mode",
-    "gtid_domain_id",
     "max_connections",
-    "default_storage_engine",
-    "report_port",
-    "port",
 ];
 
 /// Values by name.

@@ -59,12 +59,6 @@ const NEEDS: &[Need] = &[
         met: on,
         mend: "rpl_semi_sync_master_wait_no_slave is off: SET GLOBAL rpl_semi_sync_master_wait_no_slave=ON",
     },
-    Need {
-        variable: "rpl_semi_sync_slave_enabled",
-        met: |v| !on(v),
-        mend: "rpl_semi_sync_slave_enabled is on, and stopping replication may then hang: \
-               SET GLOBAL rpl_semi_sync_slave_enabled=OFF",
-    },
 ];
 
 fn on(value: &str) -> bool {
@@ -111,7 +105,6 @@ mod tests {
                 ("rpl_semi_sync_master_timeout", "4294967295"),
                 ("rpl_semi_sync_master_wait_point", "AFTER_SYNC"),
                 ("rpl_semi_sync_master_wait_no_slave", "1"),
-                ("rpl_semi_sync_slave_enabled", "0"),
             ]
             .map(|(k, v)| (k, v.to_owned())),
         )
@@ -136,7 +129,6 @@ mod tests {
             ("rpl_semi_sync_master_timeout", "10000", "SET GLOBAL rpl_semi_sync_master_timeout=4294967295"),
             ("rpl_semi_sync_master_wait_point", "AFTER_COMMIT", "=AFTER_SYNC"),
             ("rpl_semi_sync_master_wait_no_slave", "0", "wait_no_slave=ON"),
-            ("rpl_semi_sync_slave_enabled", "1", "slave_enabled=OFF"),
         ] {
             let mut variables = good();
             variables.insert(variable, value.to_owned());
