@@ -13,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::act::{Hands, Runner, RunnerOptions};
+use crate::act::{Hands, Runner, RunnerOptions, address};
 use crate::admin;
 use crate::config::ControllerConfig;
+use crate::config::controller::AddressProvider;
 use crate::http::{Client, Limits, serve};
 use crate::metrics::Metrics;
 use crate::probe::{self, Board};
@@ -125,6 +126,9 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
         cancel: parts.clone(),
     });
     let serving = tokio::spawn(serve(listener, admin::router(app), Limits::default(), parts.clone()));
+    if config.address.provider == AddressProvider::Exec {
+        tokio::spawn(address::keep(Arc::clone(&config), pictures.subscribe(), parts.clone()));
+    }
     let runner = Runner::new(RunnerOptions {
         config: Arc::clone(&config),
         store,

@@ -1,5 +1,6 @@
 //! From a decision to its effects. `plan` is pure: state, facts and what came of earlier steps, to the next steps. The runner carries them out.
 
+pub mod address;
 mod effects;
 pub(crate) mod history;
 pub mod hooks;

@@ -30,6 +30,9 @@ use crate::metrics::Metrics;
 use crate::model::{ClusterFacts, OrderKind, Policy};
 use crate::probe::Board;
 
+/// A refusal that lasts this long is logged.
+const WORTH_A_LINE: Duration = Duration::from_millis(500);
+
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -119,7 +122,8 @@ struct Lead {
 /// What was logged last, so that it is said once.
 #[derive(Default)]
 struct Said {
-    refusing: Option<Refusal>,
+    /// What is refused at present, since when, and whether that was logged.
+    refusing: Option<(Refusal, Instant, bool)>,
     leadership: String,
 }
 
@@ -210,7 +214,7 @@ impl Runner {
         self.tasks = JoinSet::new();
         self.lead = None;
         let Some(term) = term else { return };
-        tracing::info!(term, "this controller leads now");
+        tracing::debug!(term, "takes up the lead");
         self.lead = Some(Lead {
             term,
             progress: Progress::new(),
@@ -345,11 +349,19 @@ impl Runner {
             }
             self.said.leadership = now;
         }
-        if refusing != self.said.refusing.as_ref() {
-            if let (Some(r), Leadership::Leader { .. }) = (refusing, leadership) {
-                tracing::warn!(what = r.what, why = r.why, hint = r.hint, "not done");
+        let Some(refusing) = refusing.filter(|_| matches!(leadership, Leadership::Leader { .. })) else {
+            self.said.refusing = None;
+            return;
+        };
+        match &mut self.said.refusing {
+            Some((said, since, told)) if said == refusing => {
+                // What is over in a moment was only the way of things.
+                if !*told && since.elapsed() >= WORTH_A_LINE {
+                    *told = true;
+                    tracing::warn!(what = refusing.what, why = refusing.why, hint = refusing.hint, "not done");
+                }
             }
-            self.said.refusing = refusing.cloned();
+            other => *other = Some((refusing.clone(), Instant::now(), false)),
         }
     }
 }

@@ -11,6 +11,8 @@ mod reads;
 mod requests;
 mod routes;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::Arc;

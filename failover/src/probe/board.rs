@@ -5,58 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use baton_cluster::store::Snapshot;
-use baton_cluster::{Grant, NodeRecord, RelayRecord};
+use baton_cluster::{NodeRecord, RelayRecord};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::views::{RelayView, ReplicaView};
 use crate::model::{
     AgentFacts, AgentStatus, ClusterFacts, ControllerFacts, MysqldState, NodeFacts, RelayFacts, Seen, SqlFacts,
 };
 
 /// A member that is neither configured nor announced nor part of the state is forgotten after this long.
 const FORGET: Duration = Duration::from_secs(600);
-
-/// What a relay said last.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RelayView {
-    /// `upstream.state`.
-    pub upstream: String,
-    /// Where it streams from.
-    pub upstream_address: Option<String>,
-    /// How long before the answer it had received anything.
-    pub upstream_heard: Option<Duration>,
-    /// What it follows, in its own words: `primary`, `relay`, `none`.
-    pub follows: String,
-    /// GTID position of its head.
-    pub head: String,
-    /// Whether its log can be written.
-    pub writable: bool,
-    /// Whether its log is complete.
-    pub complete: bool,
-    /// Identity of its log.
-    pub log_id: String,
-    /// The highest grant promised or taken.
-    pub promised: Grant,
-    /// Whether it holds that.
-    pub held: bool,
-    /// The relay's words about its upstream or its log, if something is wrong.
-    pub error: Option<String>,
-}
-
-/// What a relay says of one of its replicas.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ReplicaView {
-    /// Received GTID position.
-    pub received: String,
-    /// Applied GTID position.
-    pub applied: Option<String>,
-    /// Milliseconds of lag in applying.
-    pub lag_ms: Option<u64>,
-    /// `network`, `receive`, `apply`, `stopped`, `error`.
-    pub bottleneck: Option<String>,
-    /// The relay's words, if it can't be asked.
-    pub error: Option<String>,
-}
 
 #[derive(Debug)]
 struct NodeSeen {

@@ -11,7 +11,9 @@ mod controllers;
 mod members;
 mod relays;
 pub mod sql;
+mod views;
 
-pub use board::{Board, RelayView, ReplicaView};
+pub use board::Board;
 pub(crate) use controllers::View as ControllerView;
 pub use members::{Options, watch};
+pub use views::{RelayView, ReplicaView};

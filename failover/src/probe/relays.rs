@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::board::{Board, RelayView, ReplicaView};
+use super::board::Board;
+use super::views::{RelayView, ReplicaView};
 use crate::http::{Client, ClientError};
 
 /// How often the status is asked for, at most.

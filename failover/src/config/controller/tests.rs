@@ -107,3 +107,52 @@ fn what_is_changed_in_etcd_takes_precedence_and_wrong_values_are_refused() {
     assert!(problems.iter().any(|p| p.contains("policy.max_lag = \"1d\": allowed: 0s to 1h")), "{problems:?}");
     assert!(problems.iter().any(|p| p.contains("policy.fence = \"1s\": there is no such key")), "{problems:?}");
 }
+
+const EXAMPLE: &str = include_str!("../../../controller.example.toml");
+
+/// The example with `/etc/baton` elsewhere, where its secrets exist, and with `change`.
+fn example(change: impl Fn(&str) -> String) -> ControllerConfig {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["token", "probe.password", "repl.password", "etcd.password"] {
+        std::fs::write(dir.path().join(name), "a-secret-of-its-own\n").unwrap();
+    }
+    let text = change(EXAMPLE).replace("/etc/baton", dir.path().to_str().unwrap());
+    ControllerConfig::parse(&text, "controller.example.toml", &|_| None).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn the_example_file_can_be_used_and_shows_the_defaults() {
+    let config = example(str::to_owned);
+    assert_eq!(config.policy.effective(config.probe.timeout, &Overrides::default()), Policy::default());
+    // With what is commented out in force, but for what goes with https or with hooks alone.
+    let all = example(|text| {
+        let on = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ") => rest.to_owned(),
+            _ => line.to_owned(),
+        };
+        text.lines().map(on).collect::<Vec<_>>().join("\n").replace("\"http://10", "\"https://10")
+    });
+    assert_eq!(all.policy, config.policy);
+    assert_eq!(all.probe, config.probe);
+    assert_eq!(all.nodes[0].priority, Some(100));
+    assert_eq!(all.hooks.timeout, config.hooks.timeout);
+}
+
+#[test]
+fn the_example_file_shows_every_key() {
+    let table: toml::Table = "[[nodes]]\n[[relays]]".parse().unwrap();
+    let mut reader = Reader::new(&|_| None, PROGRAM);
+    let _ = ControllerConfig::read(Section::top(table, &reader), &mut reader);
+    for name in reader.known_keys() {
+        let (section, key) = name.rsplit_once('.').unwrap_or(("", &name));
+        let mut inside = "";
+        let shown = EXAMPLE.lines().any(|line| {
+            if let Some((title, _)) = line.trim_start_matches('[').split_once(']').filter(|_| line.starts_with('[')) {
+                inside = title;
+            }
+            let key_of_line = line.trim_start_matches('#').split_once('=').map(|(k, _)| k.trim());
+            inside == section && key_of_line == Some(key)
+        });
+        assert!(shown, "{name} is not in controller.example.toml");
+    }
+}
