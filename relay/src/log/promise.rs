@@ -230,7 +230,11 @@ mod tests {
             self.0.set_len(len)
         }
         fn sync_data(&self) -> std::io::Result<()> {
-            if *self.1.lock().expect("lock") == "sync" { Err(std::io::ErrorKind::Other.into()) } else { self.0.sync_data() }
+            if *self.1.lock().expect("lock") == "sync" {
+                Err(std::io::ErrorKind::Other.into())
+            } else {
+                self.0.sync_data()
+            }
         }
     }
 
@@ -251,7 +255,8 @@ mod tests {
             // A process that dies here finds one or the other; a torn record is never taken for one.
             let copy = tempfile::tempdir().expect("dir");
             std::fs::copy(dir.path().join(PROMISE_FILE), copy.path().join(PROMISE_FILE)).expect("copy");
-            let found = PromiseFile::open(&DiskStorage::open(copy.path()).expect("storage")).expect("promise").current();
+            let found =
+                PromiseFile::open(&DiskStorage::open(copy.path()).expect("storage")).expect("promise").current();
             assert!(found == promised(1, 1) || (fault == "sync" && found == promised(2, 1)), "{fault}: {found:?}");
             // A lower one that is asked for in between is still judged by what holds.
             assert_eq!(may_promise(file.current(), grant(1, 0)), Err(grant(1, 1)));
