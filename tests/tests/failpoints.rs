@@ -60,7 +60,7 @@ impl<'a> Site<'a> {
     }
 
     fn plan(&self, name: &str) -> PathBuf {
-        self.bed.path(&format!("{name}.failpoint"))
+        self.bed.path(format!("{name}.failpoint"))
     }
 
     fn commits_go_on(&self) -> Result<()> {
