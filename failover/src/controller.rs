@@ -129,6 +129,8 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
     if config.address.provider == AddressProvider::Exec {
         tokio::spawn(address::keep(Arc::clone(&config), pictures.subscribe(), parts.clone()));
     }
+    #[cfg(feature = "kubernetes")]
+    let _publishing = tokio::spawn(crate::kubernetes::follow(Arc::clone(&config), pictures.subscribe(), parts.clone()));
     let runner = Runner::new(RunnerOptions {
         config: Arc::clone(&config),
         store,

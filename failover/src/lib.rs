@@ -10,6 +10,9 @@ pub mod controller;
 pub mod ctl;
 pub mod decide;
 pub mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod metrics;
 pub mod model;
 pub mod probe;
+pub mod setup;

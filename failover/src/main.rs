@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use baton_failover::agent;
 use baton_failover::config::{ConfigError, ControllerConfig};
-use baton_failover::controller;
+use baton_failover::{controller, setup};
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ enum Command {
     Agent(agent::AgentArguments),
     /// Watch over a cluster: decide, and order failovers and switchovers.
     Controller(ControllerArguments),
+    #[command(flatten)]
+    Setup(setup::Command),
 }
 
 #[derive(clap::Args)]
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Agent(args) => agent::main(args, || start_logging(arguments.log_format)),
         Command::Controller(a) => run_controller(&a, arguments.log_format),
+        Command::Setup(command) => setup::run(command),
     };
     match done {
         Ok(code) => code,

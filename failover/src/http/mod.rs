@@ -8,6 +8,6 @@ pub mod error;
 mod guard;
 pub mod serve;
 
-pub use client::{Client, ClientError, Lines, Pieces, Refusal};
+pub use client::{Answer, Call, Client, ClientError, Lines, Pieces, Refusal};
 pub use error::ApiError;
 pub use serve::{Limits, serve};
