@@ -186,7 +186,8 @@ pub(super) fn report(app: &App, picture: &Picture) -> ClusterReport {
     let state = picture.facts.state.as_ref();
     let leads = picture.leadership.term(tokio::time::Instant::now()).is_some();
     let (views, replicas) = (app.board.relay_views(), app.board.replicas());
-    let leader = picture.leader();
+    // Cut off from etcd, the last that is known may be its own lead, which has ended.
+    let leader = picture.leader().filter(|l| leads || l.value.name != app.config.name);
     ClusterReport {
         cluster: app.config.cluster.clone(),
         controller: app.config.name.clone(),
