@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 4] = ["README.md", "docs/operations.md", "docs/guarantees.md", "docs/architecture.md"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "docs/failover.md", "docs/operations.md", "docs/guarantees.md", "docs/architecture.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
