@@ -97,6 +97,8 @@ pub struct Runner {
     /// What this leader committed itself, until etcd's watch has told it.
     own: Option<commit::Own>,
     lead: Option<Lead>,
+    /// What the last lead had ordered: a lead of the same term that was only in doubt goes on counting.
+    parked: Option<(u64, Progress)>,
     tasks: JoinSet<Done>,
     refused_begin: Option<begin::Veto>,
     said: Said,
@@ -109,14 +111,13 @@ struct Lead {
     history: History,
     /// Begin of each automatic failover within the guard's window; none until etcd was asked.
     recent: Option<Vec<Instant>>,
+    asking_recent: bool,
     running: Vec<Step>,
     committing: bool,
     waits: BTreeMap<String, steps::Wait>,
     hook: begin::HookState,
     settings: settings::State,
     replies: Vec<(Step, oneshot::Sender<Outcome>)>,
-    /// When the cause of the present operation was first acted on.
-    began: Option<Instant>,
 }
 
 /// What was logged last, so that it is said once.
@@ -136,6 +137,7 @@ impl Runner {
             looked: Instant::now(),
             own: None,
             lead: None,
+            parked: None,
             tasks: JoinSet::new(),
             refused_begin: None,
             said: Said::default(),
@@ -212,21 +214,27 @@ impl Runner {
         // Also what the lead of an older term had under way.
         self.tasks.abort_all();
         self.tasks = JoinSet::new();
-        self.lead = None;
+        if let Some(lead) = self.lead.take() {
+            self.parked = Some((lead.term, lead.progress));
+        }
         let Some(term) = term else { return };
+        let progress = match self.parked.take() {
+            Some((before, progress)) if before == term => progress,
+            _ => Progress::new(),
+        };
         tracing::debug!(term, "takes up the lead");
         self.lead = Some(Lead {
             term,
-            progress: Progress::new(),
+            progress,
             history: History::default(),
             recent: None,
+            asking_recent: false,
             running: Vec::new(),
             committing: false,
             waits: BTreeMap::new(),
             hook: begin::HookState::default(),
             settings: settings::State::default(),
             replies: Vec::new(),
-            began: None,
         });
     }
 
@@ -246,14 +254,15 @@ impl Runner {
     /// Ages of automatic failovers; asks etcd for them once a lead.
     fn recent(&mut self, policy: &Policy, now: Instant) -> Vec<Duration> {
         let Some(lead) = &mut self.lead else { return Vec::new() };
-        let Some(recent) = &mut lead.recent else {
-            lead.recent = Some(Vec::new());
-            let (store, window) = (self.o.store.clone(), policy.guard_window);
-            let mut names: Vec<String> = self.o.etcd.borrow().controllers.keys().cloned().collect();
-            names.push(self.o.config.name.clone());
-            self.tasks.spawn(async move {
-                Done::Recent(recent_failovers(&store, window, |r| names.contains(&r.cause.by)).await)
-            });
+        let Some(recent) = &lead.recent else {
+            if !std::mem::replace(&mut lead.asking_recent, true) {
+                let (store, window) = (self.o.store.clone(), policy.guard_window);
+                let mut names: Vec<String> = self.o.etcd.borrow().controllers.keys().cloned().collect();
+                names.push(self.o.config.name.clone());
+                self.tasks.spawn(async move {
+                    Done::Recent(recent_failovers(&store, window, |r| names.contains(&r.cause.by)).await)
+                });
+            }
             return Vec::new();
         };
         let ages = recent.iter().map(|at| now.saturating_duration_since(*at));
@@ -309,7 +318,7 @@ impl Runner {
             }
             Done::Recent(Err(error)) => {
                 tracing::warn!(%error, "the history of failovers can't be read");
-                lead.recent = None;
+                lead.asking_recent = false;
             }
             Done::Settings(result) => lead.settings.done(result),
         }

@@ -114,7 +114,6 @@ impl Runner {
         lead.waits.clear();
         lead.progress.committed(&commit);
         if done.began.is_some() {
-            lead.began = done.began;
             if let (Some(recent), true) = (&mut lead.recent, super::begin::is_automatic_failover(&commit)) {
                 recent.push(Instant::now());
             }
