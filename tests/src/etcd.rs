@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::dir::Bed;
-use crate::netns::Host;
+use crate::netns::{self, Host};
 use crate::ports::Port;
 use crate::procs::{self, Cmd, Proc};
 use crate::template::program;
@@ -309,14 +309,18 @@ impl Etcd {
     pub fn watch(&self, prefix: &str) -> Result<Receiver<Change>> {
         let (key, range_end) = range(prefix);
         let body = json!({"create_request": {"key": key, "range_end": range_end}});
-        let member = self.first_alive()?.clone();
+        // The thread holds neither member nor host: both are to end while it reads, and that ends it.
+        let member = self.first_alive()?;
+        let (name, url, netns) =
+            (member.name().to_owned(), member.endpoint() + "/v3/watch", member.0.host.as_ref().map(Host::netns));
         let (sender, changes) = channel();
         let (stands, standing) = channel();
         thread::Builder::new().name("etcd-watch".into()).spawn(move || {
             let mut stands = Some(stands);
-            let watched = member.0.host.as_ref().map_or(Ok(()), Host::enter).and_then(|()| {
+            let entered = netns.as_deref().map_or(Ok(()), netns::enter);
+            let watched = entered.and_then(|()| {
                 let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-                let mut answer = agent.post(member.endpoint() + "/v3/watch").send_json(&body)?;
+                let mut answer = agent.post(url).send_json(&body)?;
                 for line in BufReader::new(answer.body_mut().as_reader()).lines() {
                     let line: Value = serde_json::from_str(&line?)?;
                     let _first = stands.take().map(|stands| stands.send(()));
@@ -331,7 +335,7 @@ impl Etcd {
                 Ok(())
             });
             if let (Err(error), Some(_)) = (watched, stands) {
-                eprintln!("no watch of {}: {error:#}", member.name());
+                eprintln!("no watch of {name}: {error:#}");
             }
         })?;
         standing.recv_timeout(REQUEST).with_context(|| format!("no watch of {prefix}"))?;

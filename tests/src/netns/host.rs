@@ -65,10 +65,7 @@ impl Host {
 
     /// Moves the calling thread onto this host for good: for threads of one's own.
     pub fn enter(&self) -> Result<()> {
-        let path = self.netns();
-        let file = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .with_context(|| format!("can't enter {}", path.display()))
+        enter(&self.netns())
     }
 
     /// Runs something on this host: sockets that it opens are the host's.
@@ -196,6 +193,13 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// Moves the calling thread into the namespace that a file names.
+pub(crate) fn enter(path: &Path) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("can't open {}", path.display()))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("can't enter {}", path.display()))
 }
 
 impl std::fmt::Debug for Host {

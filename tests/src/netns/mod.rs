@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use self::host::Host;
 use self::host::HostInner;
+pub(crate) use self::host::enter;
 use crate::procs;
 use crate::template::program;
 
