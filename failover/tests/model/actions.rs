@@ -205,6 +205,7 @@ impl Cluster {
             seen_alive: (0..world.servers.len()).map(server_name).collect(),
             serving: state.serving_or_next().map(str::to_owned),
             phase: Some((state.epoch, state.phase)),
+            phase_for: std::time::Duration::from_secs(60),
             ..Memory::default()
         };
         let lasting = Duration::from_secs(if late { 60 } else { 0 });
@@ -252,7 +253,7 @@ impl Cluster {
 
     fn commit(&self, world: &mut World, c: usize, term: u64, revision: u8, commit: &Commit) -> bool {
         let leads = world.etcd.leader == Some((c, term));
-        if self.rule != Some(Rule::CommitsWithoutFence) && (!leads || revision != world.etcd.revision) {
+        if !leads || revision != world.etcd.revision {
             if !leads {
                 world.controllers[c] = Default::default();
                 world.net.iter_mut().filter(|m| m.from == c).for_each(|m| m.late = true);

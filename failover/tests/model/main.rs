@@ -22,10 +22,6 @@ use world::{Controller, Etcd, Host, Left, Relay, Role, Server, World};
 pub(crate) enum Rule {
     /// The acker's present end is taken for the tail, without its promise.
     TailWithoutPromise,
-    /// Agents obey orders whatever their number.
-    AgentsObeyLateOrders,
-    /// Commits to etcd compare neither leader nor revision.
-    CommitsWithoutFence,
     /// A new acker within the epoch acknowledges before it has what its predecessor acknowledged.
     SuccessorAcksAtOnce,
 }
@@ -97,7 +93,7 @@ impl Cluster {
 }
 
 fn limit() -> usize {
-    if soak() { usize::MAX } else { 40_000 }
+    if soak() { usize::MAX } else { 300_000 }
 }
 
 fn soak() -> bool {
@@ -258,18 +254,6 @@ fn whatever_relays_lose_nothing_acknowledged_is_given_up() {
 fn without_the_ackers_promise_the_model_finds_the_loss() {
     let left = Left { writes: 2, cuts: 1, crashes: 1, ..Left::default() };
     breaks("no promise", Cluster { rule: Some(Rule::TailWithoutPromise), ..cluster(left, Vec::new()) });
-}
-
-#[test]
-fn without_numbers_on_orders_the_model_finds_the_late_one() {
-    let left = Left { writes: 1, crashes: 1, switchovers: 1, timeouts: 2, retries: 1, ..Left::default() };
-    breaks("late orders", Cluster { rule: Some(Rule::AgentsObeyLateOrders), ..cluster(left, Vec::new()) });
-}
-
-#[test]
-fn without_the_fence_around_commits_the_model_finds_two_leaders() {
-    let left = Left { writes: 1, crashes: 2, expiries: 1, freezes: 1, restarts: 1, ..Left::default() };
-    breaks("no fence in etcd", Cluster { rule: Some(Rule::CommitsWithoutFence), ..cluster(left, Vec::new()) });
 }
 
 #[test]

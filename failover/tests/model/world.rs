@@ -308,7 +308,7 @@ impl World {
         if self.servers[s].host != Host::Up {
             return Outcome::Unreachable("no answer".to_owned());
         }
-        if number < self.servers[s].last && rule != Some(Rule::AgentsObeyLateOrders) {
+        if number < self.servers[s].last {
             return Outcome::Refused("late".to_owned());
         }
         let grows = invariants::orders_grow(self.servers[s].last, number);
@@ -316,7 +316,7 @@ impl World {
             self.violated(grows);
         }
         self.servers[s].last = number.max(self.servers[s].last);
-        if rule != Some(Rule::AgentsObeyLateOrders) && !self.still_wanted(s, kind) {
+        if !self.still_wanted(s, kind) {
             return Outcome::Refused("the state does not want it".to_owned());
         }
         let acked = self.acked.clone();

@@ -155,7 +155,11 @@ impl Scene<'_> {
 
     /// Chooses the candidate and records it together with the truth.
     fn choose(&self, truth: Truth, fence: Vec<Step>) -> Plan {
-        let choice = self.candidates(&truth.tail.gtid, self.progress.failed(), false);
+        let mut choice = self.candidates(&truth.tail.gtid, self.progress.failed(), false);
+        // With everybody failed once, all get a second chance, at the pace at which a candidate may fail.
+        if choice.best().is_none() && self.memory.phase_for >= self.policy.probe_timeout {
+            choice = self.candidates(&truth.tail.gtid, &BTreeMap::new(), false);
+        }
         let wished = self.state.candidate.as_deref().filter(|c| choice.fit.iter().any(|f| f == c));
         let Some(best) = wished.or(choice.best()) else {
             let mut steps = fence;
