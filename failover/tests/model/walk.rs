@@ -1,16 +1,15 @@
-//! Random walks through the model, deeper than can be searched exhaustively; and whether the cluster comes to rest once the faults end.
+//! Random walks through the model, deeper than can be searched exhaustively.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use stateright::Model;
 
-use baton_cluster::Phase;
 use baton_failover::model::invariants;
 
 use crate::Cluster;
 use crate::actions::Action;
-use crate::world::{Host, World, server_name};
+use crate::world::{World, server_name};
 
 /// One walk: what happened, and where it led.
 pub(crate) struct Walk {
@@ -70,51 +69,4 @@ fn is_fault(action: &Action) -> bool {
             | Action::CrashRelay(_)
             | Action::LoseData(_)
     )
-}
-
-/// The faults end: everything is started again and reached again, and everybody does what is to be done until a primary serves whose commits
-/// are acknowledged. Returns whether it comes to that.
-pub(crate) fn comes_to_rest(cluster: &Cluster, walk: &mut Walk) -> bool {
-    let world = &mut walk.world;
-    world.left = crate::world::Left { restarts: 200, retries: 200, ..Default::default() };
-    world.servers.iter_mut().for_each(|s| s.host = Host::Up);
-    world.relays.iter_mut().for_each(|r| r.up = true);
-    world.controllers.iter_mut().for_each(|c| c.frozen = false);
-    for _ in 0..60 {
-        for action in calm_round(&walk.world) {
-            if let Some(next) = cluster.next_state(&walk.world, action.clone()) {
-                walk.story.push(action);
-                walk.world = next;
-            }
-            if fault(&walk.world).is_some() {
-                return false;
-            }
-        }
-        if serves(&walk.world) {
-            return true;
-        }
-    }
-    false
-}
-
-fn calm_round(world: &World) -> Vec<Action> {
-    let mut round: Vec<Action> = (0..world.net.len()).map(|_| Action::Deliver(0)).collect();
-    for r in 0..world.relays.len() {
-        round.extend([Action::Watch(r), Action::Take(r), Action::Feed(r)]);
-    }
-    for s in 0..world.servers.len() {
-        round.extend([Action::Restart(s), Action::Started(s)]);
-    }
-    for c in 0..world.controllers.len() {
-        round.extend([Action::Learn(c), Action::Elect(c)]);
-        round.extend([Action::Act { controller: c, late: false }, Action::Act { controller: c, late: true }]);
-    }
-    round
-}
-
-fn serves(world: &World) -> bool {
-    let state = &world.etcd.state;
-    state.phase == Phase::Steady
-        && state.primary.is_some()
-        && world.able() == [state.primary.clone().unwrap_or_default()]
 }

@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use baton_relay::clock::Micros;
-use baton_relay::log::{AppendError, Batch, DiskStorage, Head, Log, LogPos};
+use baton_relay::log::{AppendError, DiskStorage, Head, Log, LogPos};
 use baton_wire::checksum::ChecksumAlg;
-use baton_wire::gtid::GtidPosition;
 
 use crate::support::*;
 

@@ -49,7 +49,9 @@ impl Scene<'_> {
             return (Vec::new(), Ok(format!("{old} is {how}")));
         }
         let mut steps = vec![fence];
-        if self.state.kind == OperationKind::Switchover {
+        // What was taken back before the promise became known serves again, address included: then only the fence silences it.
+        let taken_back = self.progress.outcome(&self.order(old, OrderKind::Unblock {})).is_some();
+        if self.state.kind == OperationKind::Switchover && !taken_back {
             let block = self.block(old);
             match self.progress.outcome(&block) {
                 Some(Outcome::Done(_)) => return (Vec::new(), Ok(format!("{old} is blocked"))),
