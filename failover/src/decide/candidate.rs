@@ -191,7 +191,8 @@ fn unfit_replication(
 
 fn fed_by_a_living_relay(replication: &ReplicationStatus, facts: &ClusterFacts) -> bool {
     let known_dead = facts.relays.values().any(|r| r.record.replication == replication.source && !r.answers);
+    // On the way: not connected yet, or connected and waiting for the first event.
     replication.io == "Yes" && !known_dead
-        || replication.io == "Connecting"
+        || matches!(replication.io.as_str(), "Connecting" | "Preparing")
             && facts.relays.values().any(|r| r.record.replication == replication.source && r.answers)
 }

@@ -1,5 +1,7 @@
 //! Decisions, by tables: what befell a healthy cluster, and what is to be done about it.
 
+mod always;
+mod choices;
 mod failover;
 mod problems;
 

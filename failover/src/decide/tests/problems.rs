@@ -8,13 +8,13 @@ use super::*;
 use crate::decide::problem;
 use crate::model::{AgentFacts, MysqldState, Seen, ServerRole, SqlFacts};
 
-type Fault = fn(&mut ClusterFacts);
+pub(super) type Fault = fn(&mut ClusterFacts);
 
 fn sql(f: &mut ClusterFacts, name: &str, value: SqlFacts) {
     f.node(name).sql = Some(Seen { value, age: ms(10) });
 }
 
-const FAULTS: &[(&str, &str, Fault)] = &[
+pub(super) const FAULTS: &[(&str, &str, Fault)] = &[
     ("primary_crashed", "db-1", |f| f.kill("db-1")),
     ("primary_frozen", "db-1", |f| f.freeze("db-1")),
     ("primary_host_gone", "db-1", |f| f.lose_host("db-1", ms(2000))),

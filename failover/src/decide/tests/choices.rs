@@ -1,0 +1,220 @@
+//! Who is promoted and who is not; what is asked for; who acknowledges.
+
+use baton_cluster::Grant;
+
+use super::*;
+use crate::decide::{Upkeep, preflight};
+use crate::model::{AgentFacts, MysqldState, Seen, ServerRole};
+
+type Fault = fn(&mut ClusterFacts);
+
+#[test]
+fn who_is_no_candidate_and_why() {
+    let table: &[(Fault, &str)] = &[
+        (|f| f.node("db-2").record.priority = 0, "priority is 0"),
+        (|f| f.node("db-2").agent = Some(Seen { value: AgentFacts::Silent, age: ms(10) }), "agent does not answer"),
+        (|f| f.node("db-2").agent = None, "never seen"),
+        (|f| f.status("db-2").mysqld = MysqldState::Dead, "does not run"),
+        (|f| f.status("db-2").role = ServerRole::Fenced, "fenced"),
+        (|f| f.status("db-2").role = ServerRole::Diverged, "diverged"),
+        (|f| f.status("db-2").clone = Some("1 of 2 GiB".to_owned()), "being replaced"),
+        (|f| f.status("db-2").disk_ok = Some(false), "disk"),
+        (|f| f.server("db-2").unmet = vec!["SET GLOBAL sync_binlog=1".to_owned()], "sync_binlog"),
+        (|f| f.server("db-2").gtid_binlog = "0-1-100,7-2-1".to_owned(), "of its own: 7-2-1"),
+        (|f| f.replication("db-2").sql_error = Some((1062, "duplicate".to_owned())), "error 1062"),
+        (|f| f.replication("db-2").delay = 60, "delayed by 60 s"),
+        (|f| f.replication("db-2").filtered = true, "filters"),
+        (
+            |f| {
+                f.server("db-2").gtid_slave = "0-1-90".to_owned();
+                f.server("db-2").gtid_binlog = "0-1-90".to_owned();
+                f.replication("db-2").sql = false;
+            },
+            "applier is stopped",
+        ),
+        (
+            |f| {
+                f.server("db-2").gtid_slave = "0-1-90".to_owned();
+                f.server("db-2").gtid_binlog = "0-1-90".to_owned();
+                f.replication("db-2").received = "0-1-95".to_owned();
+                f.replication("db-2").io = "No".to_owned();
+            },
+            "lacks 5 transactions",
+        ),
+    ];
+    for (inflict, why) in table {
+        let mut facts = healthy();
+        inflict(&mut facts);
+        let decision = at_once(&facts);
+        assert_eq!(decision.candidate.as_deref(), Some("db-3"), "{why}");
+        let told = decision.rejected.iter().find(|r| r.node == "db-2").map(|r| r.why.clone()).unwrap_or_default();
+        assert!(told.contains(why), "{why}: {told}");
+    }
+}
+
+#[test]
+fn replica_that_is_about_to_be_fed_is_a_candidate() {
+    for io in ["Yes", "Preparing", "Connecting"] {
+        let mut facts = healthy();
+        facts.server("db-2").gtid_slave = "0-1-60".to_owned();
+        facts.server("db-2").gtid_binlog = "0-1-60".to_owned();
+        facts.replication("db-2").received = "0-1-60".to_owned();
+        facts.replication("db-2").io = io.to_owned();
+        facts.ask(Some("db-2"), false);
+        let decision = at_once(&facts);
+        assert!(matches!(decision.action, Action::Switchover { .. }), "{io}: {decision:?}");
+    }
+}
+
+#[test]
+fn the_freshest_is_chosen_then_the_preferred_then_the_nearest() {
+    let mut facts = healthy();
+    facts.node("db-2").record.site = "par2".to_owned();
+    assert_eq!(at_once(&facts).candidate.as_deref(), Some("db-3"), "the nearest");
+    facts.node("db-2").record.priority = 200;
+    assert_eq!(at_once(&facts).candidate.as_deref(), Some("db-2"), "the preferred");
+    facts.server("db-2").gtid_slave = "0-1-99".to_owned();
+    facts.server("db-2").gtid_binlog = "0-1-99".to_owned();
+    facts.replication("db-2").received = "0-1-99".to_owned();
+    assert_eq!(at_once(&facts).candidate.as_deref(), Some("db-3"), "the freshest");
+}
+
+#[test]
+fn a_switchover_is_refused_before_anything_is_locked() {
+    let table: &[(&str, Fault, &str)] = &[
+        ("db-1", |_| {}, "is the primary already"),
+        ("db-9", |_| {}, "is not known"),
+        ("db-2", |f| f.replication("db-2").sql_error = Some((1062, "duplicate".to_owned())), "error 1062"),
+        ("db-2", |f| f.status("db-2").role = ServerRole::Diverged, "diverged"),
+        ("db-2", |f| f.lose_agent("db-1", ms(100)), "agent of db-1 does not answer"),
+        ("db-2", |f| f.lose_relay("relay-1"), "acker relay-1 does not answer"),
+        ("db-2", |f| f.state().asked = Some(Grant { epoch: 1, n: 2 }), "acker is being changed"),
+        (
+            "db-2",
+            |f| {
+                let far = ("0-1-50".to_owned(), Some("0-1-50".to_owned()), Some(60_000));
+                f.relay("relay-1").replicas.insert("db-2".to_owned(), far);
+            },
+            "lags by 60000 ms",
+        ),
+    ];
+    for (to, inflict, why) in table {
+        let mut facts = healthy();
+        inflict(&mut facts);
+        let policy = Policy::default();
+        let refused = preflight(&facts, &remembered(&facts, ms(0), &policy), &policy, Some(to));
+        assert!(refused.clone().is_err_and(|r| r.why.contains(why)), "{why}: {refused:?}");
+        facts.ask(Some(to), false);
+        assert!(matches!(at_once(&facts).action, Action::RefuseRequest { .. }), "{why}");
+    }
+}
+
+#[test]
+fn who_asks_is_obeyed_where_it_can_be_done() {
+    let mut facts = healthy();
+    facts.ask(None, false);
+    let request = Some("request-1".to_owned());
+    assert_eq!(at_once(&facts).action, Action::Switchover { to: "db-2".to_owned(), request: request.clone() });
+    facts.paused = true;
+    facts.ask(Some("db-3"), true);
+    let to = Some("db-3".to_owned());
+    assert_eq!(at_once(&facts).action, Action::Failover { forced: false, to, request });
+}
+
+#[test]
+fn the_acker_is_changed_with_patience_that_fits_the_fault() {
+    let to_relay_2 = Action::ChangeAcker { to: "relay-2".to_owned() };
+    let policy = Policy::default();
+    let table: &[(&str, Fault, u64)] = &[
+        (
+            "gone, and the primary has no acker",
+            |f| {
+                f.lose_relay("relay-1");
+                f.server("db-1").semi_sync_clients = 0;
+            },
+            1000,
+        ),
+        ("unseen here, and acknowledging still", |f| f.lose_relay("relay-1"), 5000),
+        ("its disk is full", |f| f.relay("relay-1").writable = false, 5000),
+        ("its data is lost", |f| f.relay("relay-1").log_id = "another".to_owned(), 5000),
+        ("on the primary's host", |f| f.relay("relay-1").record.host = "host-1".to_owned(), 0),
+        ("it promised beyond", |f| f.relay("relay-1").promised = Grant { epoch: 2, n: 1 }, 0),
+    ];
+    for (fault, inflict, patience) in table {
+        let mut facts = healthy();
+        inflict(&mut facts);
+        if *patience > 0 {
+            let early = after(patience - 1, &facts, &policy).action;
+            assert!(matches!(early, Action::Rest | Action::Upkeep(_)), "{fault}: {early:?}");
+        }
+        assert_eq!(after(*patience, &facts, &policy).action, to_relay_2, "{fault}");
+    }
+}
+
+#[test]
+fn an_acker_that_promised_beyond_with_nobody_to_follow_it_costs_the_primary_its_place() {
+    let mut facts = healthy();
+    facts.relays.remove("relay-2");
+    facts.relay("relay-1").promised = Grant { epoch: 2, n: 1 };
+    assert!(fails_over(&at_once(&facts)));
+}
+
+#[test]
+fn replicas_of_a_dead_relay_are_moved_and_returned_nodes_follow() {
+    let mut facts = healthy();
+    facts.lose_relay("relay-2");
+    let Action::Upkeep(due) = at_once(&facts).action else { panic!("nothing is due") };
+    assert!(
+        matches!(&due[..], [Upkeep::Follow { node, relay, .. }] if node == "db-3" && relay == "relay-1"),
+        "{due:?}"
+    );
+    let mut facts = healthy();
+    facts.server("db-2").replication = None;
+    facts.status("db-2").role = ServerRole::Fenced;
+    let Action::Upkeep(due) = at_once(&facts).action else { panic!("nothing is due") };
+    assert!(matches!(&due[..], [Upkeep::Follow { node, .. }] if node == "db-2"), "{due:?}");
+    facts.status("db-2").role = ServerRole::Diverged;
+    assert_eq!(at_once(&facts).action, Action::Rest);
+}
+
+#[test]
+fn time_decides_where_the_faults_have_to_last() {
+    let policy = Policy::default();
+    let mut disk = healthy();
+    disk.status("db-1").disk_ok = Some(false);
+    assert_eq!(after(4999, &disk, &policy).action, Action::Rest);
+    assert!(fails_over(&after(5000, &disk, &policy)));
+
+    let mut agent = healthy();
+    agent.lose_agent("db-1", ms(100));
+    assert_eq!(after(4999, &agent, &policy).action, Action::Rest);
+    assert!(fails_over(&after(5000, &agent, &policy)));
+
+    let mut ackers = healthy();
+    ackers.server("db-1").semi_sync_clients = 2;
+    let memory = remembered(&ackers, ms(6000), &policy);
+    ackers.kill("db-1");
+    let decision = decide(&ackers, &memory.observe(&ackers, &policy, ms(10)), &policy);
+    assert!(refusal(&decision).contains("more clients than the acker"), "{:?}", decision.refusing);
+
+    let mut missing = healthy();
+    missing.lose_host("db-1", ms(1500));
+    missing.lose_relay("relay-1");
+    let forcing = Policy { force_after: Some(ms(30_000)), ..Policy::default() };
+    assert_eq!(after(29_999, &missing, &forcing).action, Action::Rest);
+    assert!(matches!(after(30_000, &missing, &forcing).action, Action::Failover { forced: true, .. }));
+}
+
+#[test]
+fn after_a_cold_start_the_last_primary_has_time_to_come_back() {
+    let policy = Policy::default();
+    let mut facts = healthy();
+    facts.lose_host("db-1", ms(3000));
+    facts.node("db-1").agent_last_seen = None;
+    facts.watching_for = ms(3000);
+    let memory = Memory::default().observe(&facts, &policy, ms(0));
+    let decision = decide(&facts, &memory, &policy);
+    assert!(refusal(&decision).contains("not seen alive since"), "{:?}", decision.refusing);
+    facts.watching_for = ms(10_000);
+    assert!(fails_over(&decide(&facts, &memory, &policy)));
+}
