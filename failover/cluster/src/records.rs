@@ -25,6 +25,9 @@ pub struct NodeRecord {
     /// `server_id`, once the server has been asked.
     #[serde(default)]
     pub server_id: Option<u32>,
+    /// Hardware address of the interface that holds the virtual IP, as `02:00:00:00:00:01`; empty without one.
+    #[serde(default)]
+    pub hardware: String,
     /// Version of the agent.
     pub version: String,
 }

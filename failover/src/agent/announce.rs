@@ -1,4 +1,4 @@
-//! `nodes/<name>` in etcd: that this node is there, and how it is reached.
+//! `nodes/<name>` in etcd: that this node is there, and how it is reached; and what is to be known of the others.
 
 use std::sync::Arc;
 
@@ -38,6 +38,26 @@ pub async fn announce(core: Arc<Core>, cancel: CancellationToken) {
     }
 }
 
+/// Remembers the hardware addresses of the other nodes until cancelled: one that is frozen may answer for the virtual IP long after its record in etcd
+/// has gone.
+pub async fn know_peers(core: Arc<Core>, cancel: CancellationToken) {
+    let mut snapshots = core.snapshots.clone();
+    loop {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        for (name, node) in snapshot.nodes.iter().filter(|(name, _)| **name != core.config.node) {
+            core.address.know(name, &node.hardware);
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 fn record(core: &Core) -> NodeRecord {
     let advertise = &core.config.advertise;
     NodeRecord {
@@ -48,6 +68,7 @@ fn record(core: &Core) -> NodeRecord {
         site: advertise.site.clone(),
         priority: advertise.priority,
         server_id: core.known.get().server.map(|s| s.server_id),
+        hardware: core.address.hardware().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

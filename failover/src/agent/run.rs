@@ -46,6 +46,7 @@ pub async fn run(config: AgentConfig, command: Option<Vec<String>>, cancel: Canc
     parts.spawn(poll::poll(Arc::clone(&core), late.clone()));
     parts.spawn(watchdog::run(Arc::clone(&core), cancel.clone()));
     parts.spawn(announce::announce(Arc::clone(&core), cancel.clone()));
+    parts.spawn(announce::know_peers(Arc::clone(&core), cancel.clone()));
     parts.spawn(surplus::watch(Arc::clone(&core), cancel.clone()));
     parts.spawn(disk::check(Arc::clone(&core), cancel.clone()));
     parts.spawn(lag::ask(Arc::clone(&core), cancel.clone()));

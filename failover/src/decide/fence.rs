@@ -11,7 +11,7 @@ use baton_cluster::ClusterState;
 
 use super::verdict::{self, agent};
 use super::{Refusal, acker, position};
-use crate::model::{AgentFacts, ClusterFacts, Policy};
+use crate::model::{AgentFacts, ClusterFacts, NodeFacts, Policy, SqlFacts};
 
 /// Added to `fence_after`: for the agent to notice and to act.
 pub const SELF_FENCE_MARGIN: Duration = Duration::from_millis(300);
@@ -115,6 +115,10 @@ pub fn promise_fault(state: &ClusterState, holder: &str, facts: &ClusterFacts) -
     (!relay.complete).then(|| "has a damaged log".to_owned())
 }
 
+fn server_refused(node: &NodeFacts) -> bool {
+    node.sql.as_ref().is_some_and(|seen| seen.value == SqlFacts::Refused)
+}
+
 /// Whether the server of `node` is known not to serve any more without its agent's word: the agent must have fenced it by now, by itself.
 /// Otherwise what is waited for.
 pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<String, Refusal> {
@@ -129,7 +133,9 @@ pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<Stri
                 hint: format!("waits for the agent of {node}; see its log if this lasts"),
             });
         }
-        // The host lives and its agent does not: only the kernel takes the address away.
+        // The host's kernel says that neither is there: nothing is left that could serve.
+        Some(AgentFacts::Refused) if known.is_some_and(server_refused) => Duration::ZERO,
+        // The server lives and its agent does not: only the kernel takes the address away.
         Some(AgentFacts::Refused) => policy.valid_for.max(policy.fence_after + SELF_FENCE_MARGIN),
         Some(AgentFacts::Silent) | None if policy.wait_for_self_fence => policy.fence_after + SELF_FENCE_MARGIN,
         Some(AgentFacts::Silent) | None => Duration::ZERO,

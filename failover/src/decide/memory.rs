@@ -27,6 +27,10 @@ pub struct Memory {
     pub agent_lost_for: Option<Duration>,
     /// How long the acker has not been able to acknowledge or to promise.
     pub acker_bad_for: Option<Duration>,
+    /// Where the serving node's binlog ended when commits were last seen to wait for an ack; none: none waited.
+    pub waits_at: Option<String>,
+    /// How long commits have waited there, and none went on.
+    pub commits_stuck_for: Option<Duration>,
     /// How long more than one client of the serving node could acknowledge; kept while nothing newer is known.
     pub surplus_ackers_for: Option<Duration>,
     /// Epoch and phase of the state, and how long it has been in them.
@@ -79,6 +83,10 @@ impl Memory {
         let due = dead || failing_over || self.disk_bad_for.is_some_and(|d| d >= policy.disk_timeout);
         self.stuck_for = lasts(due && fence::means(facts).is_err(), self.stuck_for);
         if let Some(server) = status.and_then(|s| s.server.as_ref()) {
+            let waits_at = (server.waiting_commits > 0).then(|| server.gtid_binlog.clone());
+            let before = self.commits_stuck_for.filter(|_| waits_at == self.waits_at);
+            self.commits_stuck_for = lasts(waits_at.is_some(), before);
+            self.waits_at = waits_at;
             self.surplus_ackers_for = lasts(server.semi_sync_clients > 1, self.surplus_ackers_for);
         }
     }

@@ -199,10 +199,16 @@ impl Scene<'_> {
         let fault = acker::fault(self.facts)?;
         let patience = match &fault {
             Fault::Nobody | Fault::Outdated(_) | Fault::OnPrimarysHost(_) => return Some(fault),
-            Fault::Lost(_) if acker::acknowledges(self.facts) => self.policy.valid_for,
+            // It has a connection to the primary, and commits go on: only the controllers can't see it.
+            Fault::Lost(_) if acker::acknowledges(self.facts) && !self.commits_stick() => self.policy.valid_for,
             Fault::Lost(_) => self.policy.probe_timeout,
         };
         self.memory.acker_bad_for.is_some_and(|bad| bad >= patience).then_some(fault)
+    }
+
+    /// Whether commits have waited for an ack for so long that the acker gives none.
+    fn commits_stick(&self) -> bool {
+        self.memory.commits_stuck_for.is_some_and(|stuck| stuck >= self.policy.probe_timeout)
     }
 
     fn change_acker(&self, fault: Fault, decision: Decision) -> Decision {

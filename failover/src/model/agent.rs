@@ -126,6 +126,10 @@ pub enum AgentEvent {
         /// How, such as `killed by signal 9`, where known.
         how: String,
     },
-    /// A sign of life without news.
-    Alive {},
+    /// A sign of life without news but how old the server's last answer is by now.
+    Alive {
+        /// Milliseconds since the server answered last; null: never, or not told (an older agent).
+        #[serde(default)]
+        server_age_ms: Option<u64>,
+    },
 }

@@ -90,6 +90,7 @@ fn node(number: u32, primary: bool) -> NodeFacts {
             site: "par1".to_owned(),
             priority: 100,
             server_id: Some(number),
+            hardware: String::new(),
             version: "0.1.0".to_owned(),
         },
         announced: true,

@@ -77,11 +77,11 @@ async fn follow(node: &str, at: &str, client: &Client, limit: Duration, board: &
                 tracing::warn!(node, how, "the agent says that the server has died");
                 board.mysqld_died(node);
             }
-            Ok(AgentEvent::Alive {}) => board.agent_lives(node),
+            Ok(AgentEvent::Alive { server_age_ms }) => board.agent_lives(node, server_age_ms),
             // A newer agent may tell more; that it tells something is a sign of life.
             Err(error) => {
                 tracing::debug!(node, %error, "a line of the agent is not understood");
-                board.agent_lives(node);
+                board.agent_lives(node, None);
             }
         }
     }

@@ -211,13 +211,15 @@ impl Board {
         }
     }
 
-    /// A sign of life without news.
-    pub(super) fn agent_lives(&self, node: &str) {
+    /// A sign of life without news. Where it does not say how old the server's answer is, that has aged since it was told.
+    pub(super) fn agent_lives(&self, node: &str, server_age_ms: Option<u64>) {
         let mut table = self.table();
         let Some(seen) = table.nodes.get_mut(node) else { return };
         let now = Instant::now();
         seen.agent_alive = Some(now);
-        if let Some((AgentFacts::Answers(_), at)) = &mut seen.agent {
+        if let Some((AgentFacts::Answers(status), at)) = &mut seen.agent {
+            let since = u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX);
+            status.server_age_ms = server_age_ms.or(status.server_age_ms.map(|age| age.saturating_add(since)));
             *at = now;
         }
     }

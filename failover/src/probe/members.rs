@@ -183,6 +183,7 @@ fn unannounced(name: &str) -> NodeRecord {
         site: String::new(),
         priority: 100,
         server_id: None,
+        hardware: String::new(),
         version: String::new(),
     }
 }

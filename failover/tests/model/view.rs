@@ -62,6 +62,7 @@ fn node(world: &World, s: usize, server: &Server) -> NodeFacts {
             site: String::new(),
             priority: 100,
             server_id: None,
+            hardware: String::new(),
             version: String::new(),
         },
         announced: seen,

@@ -40,6 +40,7 @@ fn node(http: &str) -> NodeRecord {
         site: String::new(),
         priority: 100,
         server_id: None,
+        hardware: String::new(),
         version: "0".into(),
     }
 }

@@ -74,6 +74,16 @@ pub(super) fn claimed_by(frame: &[u8], ours: Mac, ip: IpAddr) -> Option<Mac> {
     other.filter(|mac| *mac != ours)
 }
 
+/// What [`shown`] has written; none if it is something else.
+pub(super) fn read(text: &str) -> Option<Mac> {
+    let mut mac = Mac::default();
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
 /// `00:11:22:33:44:55`.
 pub(super) fn shown(mac: Mac) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
@@ -138,6 +148,16 @@ mod tests {
 
     const OURS: Mac = [2, 0, 0, 0, 0, 1];
     const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
+
+    #[test]
+    fn hardware_addresses_are_read_as_they_are_written() {
+        assert_eq!(read(&shown(THEIRS)), Some(THEIRS));
+        assert_eq!(read("0A:1b:2c:3d:4e:5f"), Some([0x0a, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f]));
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02:00:00:00:00:zz", "0200.0000.0001"]
+        {
+            assert_eq!(read(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn an_arp_probe_has_no_sender_and_an_announcement_has_the_address_on_both_sides() {

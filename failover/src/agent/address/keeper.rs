@@ -1,27 +1,31 @@
 //! The thread that holds the address, and the handle to it.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::Vip;
-use super::frames::shown;
-use super::link::Link;
+use super::frames::{self, Mac, shown};
+use super::link::{self, Link};
 use super::netlink::Netlink;
 
 /// Commands that may wait for the thread.
 const QUEUE: usize = 32;
 /// When the address is announced again after it was taken; then every [`REPEAT`].
-const ANNOUNCE: [Duration; 7] = [
+const ANNOUNCE: [Duration; 9] = [
     Duration::from_millis(20),
     Duration::from_millis(100),
     Duration::from_millis(250),
     Duration::from_millis(500),
     Duration::from_secs(1),
     Duration::from_secs(2),
-    Duration::from_secs(5),
+    Duration::from_secs(3),
+    Duration::from_secs(4),
+    Duration::from_secs(6),
 ];
 const REPEAT: Duration = Duration::from_secs(30);
 /// A lifetime is renewed when this much of it has passed.
@@ -42,6 +46,12 @@ pub struct AddressStatus {
     pub error: Option<String>,
 }
 
+/// Other nodes of the cluster, by hardware address.
+type Peers = Arc<Mutex<BTreeMap<Mac, String>>>;
+
+/// More than a cluster has nodes: what is learned stays bounded.
+const MAX_PEERS: usize = 256;
+
 enum Command {
     Hold(Vip, Option<oneshot::Sender<()>>),
     /// The address that may be there although this process has not taken it.
@@ -54,6 +64,8 @@ pub struct Keeper {
     /// None without an interface.
     commands: Option<SyncSender<Command>>,
     status: watch::Receiver<AddressStatus>,
+    interface: Option<String>,
+    peers: Peers,
 }
 
 impl Keeper {
@@ -63,11 +75,38 @@ impl Keeper {
     /// No thread can be started.
     pub fn start(interface: Option<String>, valid_for: Duration) -> std::io::Result<Self> {
         let (status, told) = watch::channel(AddressStatus::default());
-        let Some(interface) = interface else { return Ok(Self { commands: None, status: told }) };
+        let peers = Peers::default();
+        let Some(interface) = interface else {
+            return Ok(Self { commands: None, status: told, interface: None, peers });
+        };
         let (commands, received) = sync_channel(QUEUE);
-        let holder = Holder { interface, valid_for, status, held: None, asked: None, tried: None, netlink: None };
+        let holder = Holder {
+            interface: interface.clone(),
+            valid_for,
+            status,
+            held: None,
+            asked: None,
+            tried: None,
+            netlink: None,
+            peers: Arc::clone(&peers),
+        };
         std::thread::Builder::new().name("address".to_owned()).spawn(move || holder.run(&received))?;
-        Ok(Self { commands: Some(commands), status: told })
+        Ok(Self { commands: Some(commands), status: told, interface: Some(interface), peers })
+    }
+
+    /// The interface's hardware address, in text; none without one.
+    pub fn hardware(&self) -> Option<String> {
+        self.interface.as_deref().and_then(link::mac_of).map(shown)
+    }
+
+    /// Remembers a peer by its hardware address, if `hardware` is one. A peer that still answers for the address does not keep this node from taking it:
+    /// only a node that was deposed can, and the kernel of one that is frozen does until the address' lifetime is over.
+    pub fn know(&self, peer: &str, hardware: &str) {
+        let Some(mac) = frames::read(hardware).filter(|mac| *mac != Mac::default()) else { return };
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() < MAX_PEERS || peers.contains_key(&mac) {
+            peers.insert(mac, peer.to_owned());
+        }
     }
 
     /// Whether this node can hold an address at all.
@@ -148,6 +187,7 @@ struct Holder {
     /// When taking it last failed.
     tried: Option<Instant>,
     netlink: Option<Netlink>,
+    peers: Peers,
 }
 
 impl Holder {
@@ -235,7 +275,9 @@ impl Holder {
         let link = Link::open(&self.interface, vip.ip)
             .map_err(|e| format!("{} can't be asked on {}: {e}{}", vip.ip, self.interface, advice(&e)))?;
         let owner = match &link {
-            Some(link) => link.ask(vip.ip).map_err(|e| format!("{} can't be asked for: {e}", vip.ip))?,
+            Some(link) => link
+                .ask(vip.ip, |mac| self.passes(vip, mac))
+                .map_err(|e| format!("{} can't be asked for: {e}", vip.ip))?,
             None => None,
         };
         match owner {
@@ -245,6 +287,16 @@ impl Holder {
                 Ok(())
             }
         }
+    }
+
+    /// Whether it is a peer that answers for the address.
+    fn passes(&self, vip: Vip, mac: Mac) -> bool {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = peers.get(&mac);
+        if let Some(peer) = peer {
+            tracing::warn!(%vip, peer, mac = shown(mac), "a deposed server's host still answers for the virtual IP: it is taken all the same");
+        }
+        peer.is_some()
     }
 
     fn release(&mut self, also: Option<Vip>) {

@@ -39,11 +39,11 @@ impl Link {
         Ok(Some(Self { socket, mac }))
     }
 
-    /// Asks whether somebody has the address, for about 50 ms; who, if anybody.
+    /// Asks whether somebody has the address, for about 50 ms; who, if anybody but those whom `passes` lets pass.
     ///
     /// # Errors
     /// Nothing can be sent (the interface is down).
-    pub(super) fn ask(&self, ip: IpAddr) -> io::Result<Option<Mac>> {
+    pub(super) fn ask(&self, ip: IpAddr, mut passes: impl FnMut(Mac) -> bool) -> io::Result<Option<Mac>> {
         let mut frame = [0_u8; 2048];
         for _ in 0..PROBES {
             send(&self.socket, &probe(self.mac, ip), SendFlags::empty())?;
@@ -60,7 +60,9 @@ impl Link {
                     Err(e) => return Err(e.into()),
                 };
                 if let Some(mac) = claimed_by(frame.get(..length).unwrap_or_default(), self.mac, ip) {
-                    return Ok(Some(mac));
+                    if !passes(mac) {
+                        return Ok(Some(mac));
+                    }
                 }
             }
         }
@@ -77,6 +79,11 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// The interface's hardware address, if it has one.
+pub(super) fn mac_of(interface: &str) -> Option<Mac> {
+    hardware(interface).ok().flatten()?.addr().filter(|mac| *mac != [0; 6])
 }
 
 fn hardware(interface: &str) -> io::Result<Option<LinkAddr>> {

@@ -94,13 +94,13 @@ async fn feed(app: App, sender: mpsc::Sender<Bytes>) {
         };
         let status = core.status();
         let beat = if status.role == ServerRole::Primary { BEAT.0 } else { BEAT.1 };
-        let now = settled(&status);
+        let (now, server_age_ms) = (settled(&status), status.server_age_ms);
         let mut lines: Vec<AgentEvent> = event.into_iter().collect();
         if told.as_ref() != Some(&now) {
             told = Some(now);
             lines.push(AgentEvent::Status(Box::new(status)));
         } else if last.elapsed() >= beat.saturating_sub(LOOK / 2) {
-            lines.push(AgentEvent::Alive {});
+            lines.push(AgentEvent::Alive { server_age_ms });
         }
         for line in lines {
             if sender.try_send(encode(&line)).is_err() {

@@ -135,6 +135,14 @@ fn the_acker_is_changed_with_patience_that_fits_the_fault() {
             1000,
         ),
         ("unseen here, and acknowledging still", |f| f.lose_relay("relay-1"), 5000),
+        (
+            "unseen, and commits wait for it",
+            |f| {
+                f.lose_relay("relay-1");
+                f.server("db-1").waiting_commits = 64;
+            },
+            1000,
+        ),
         ("its disk is full", |f| f.relay("relay-1").writable = false, 5000),
         ("its data is lost", |f| f.relay("relay-1").log_id = "another".to_owned(), 5000),
         ("on the primary's host", |f| f.relay("relay-1").record.host = "host-1".to_owned(), 0),
