@@ -48,7 +48,7 @@ pub enum OrderKind {
     Unblock {},
     /// Apply everything up to `gtid`, with the SQL thread running throughout. Result: `reached`, `gtid`.
     CatchUp {
-        /// GTID position to be reached.
+        /// GTID position to be reached; empty: what was received when the order came.
         gtid: String,
         /// Milliseconds to wait for it.
         timeout_ms: u64,

@@ -83,12 +83,14 @@ fn run(key: &str, command: &[String], data: &Path, input: Option<&str>) -> anyho
         .stdin(stdin)
         .spawn()
         .with_context(|| format!("{key} = {words:?}: can't start {program}"))?;
-    if let (Some(mut stdin), Some(text)) = (child.stdin.take(), input) {
-        stdin.write_all(text.as_bytes()).with_context(|| format!("{key}: {program} does not read its statements"))?;
-    }
+    let told = match (child.stdin.take(), input) {
+        (Some(mut stdin), Some(text)) => stdin.write_all(text.as_bytes()),
+        _ => Ok(()),
+    };
     let status = child.wait().with_context(|| format!("{key}: {program} got lost"))?;
+    // A program that fails may not have read to the end: how it ended says more.
     ensure!(status.success(), "{key} = {words:?}: ended with {status}; see what it said above");
-    Ok(())
+    told.with_context(|| format!("{key}: {program} does not read its statements"))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use crate::wait::wait_for;
 
 /// Pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(5);
-/// How long an attempt to connect may take: an address that has just moved must not cost a retransmission.
-const CONNECT: Duration = Duration::from_millis(60);
+/// How long an attempt to connect may take: what was sent to an address on its way from host to host is lost, and must cost neither a retransmission nor
+/// many attempts. The kernels answer in far less than a millisecond.
+const CONNECT: Duration = Duration::from_millis(20);
 /// How long an answer may take before the client gives the connection up: whoever waits for ever never sees the new primary.
 const ANSWER: Duration = Duration::from_millis(300);
 

@@ -1,5 +1,5 @@
-//! Switchover, first half: writes are blocked while the acker still acknowledges, the candidate takes all, then the acker promises. Until that
-//! promise any failure puts the old primary back into service.
+//! Switchover, first half: the candidate applies what it has received, writes are blocked while the acker still acknowledges, the candidate takes the
+//! rest, then the acker promises. Until that promise any failure puts the old primary back into service.
 
 use baton_cluster::{ClusterState, Phase};
 
@@ -25,6 +25,11 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
     }
     if !scene.progress.began(state.epoch) {
         return scene.take_back(old, "the controller that led it is gone");
+    }
+    match scene.ready_to_block(candidate) {
+        Ok(None) => {}
+        Ok(Some(step)) => return Plan::of(vec![step]),
+        Err(why) => return scene.take_back(old, &format!("{candidate} could not catch up: {why}")),
     }
     let blocked = match scene.success(&scene.block(old)) {
         Ok(Some(result)) => result,
@@ -53,6 +58,19 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
 }
 
 impl Scene<'_> {
+    /// What is done while writes go on, since it would lengthen their pause: the candidate applies what it has received, and lets the acker in.
+    fn ready_to_block(&self, candidate: &str) -> Result<Option<Step>, String> {
+        let near = self.catch_up(candidate, "");
+        match self.success(&near)? {
+            Some(result) if result.reached == Some(false) => return Err("it does not keep up".to_owned()),
+            Some(_) => {}
+            None => return Ok(Some(near)),
+        }
+        let Some(account) = &self.state.grant_account else { return Ok(None) };
+        let allow = self.order(candidate, OrderKind::AllowAcker { user: account.user.clone() });
+        Ok(self.progress.outcome(&allow).is_none().then_some(allow))
+    }
+
     /// Whether the acker is known to have promised: then it is finished forward.
     fn revoked(&self) -> bool {
         let holder = self.state.grant_holder.as_ref();

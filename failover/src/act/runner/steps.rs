@@ -36,6 +36,7 @@ pub(super) fn in_words(step: &Step) -> String {
         Step::Promise { relay, grant } => format!("have {relay} promise {grant}"),
         Step::Rescue { relay, node, .. } => format!("have {relay} read the end of {node}'s binlog"),
         Step::Order { node, kind, .. } => match kind {
+            OrderKind::CatchUp { gtid, .. } if gtid.is_empty() => format!("have {node} apply what it has received"),
             OrderKind::CatchUp { gtid, .. } => format!("have {node} apply everything up to {gtid}"),
             kind => format!("order {node} to {}", kind.name()),
         },

@@ -35,7 +35,8 @@ pub(super) async fn catch_up(
     let limit = Duration::from_millis(timeout_ms.min(LONGEST));
     let (watcher, waiter) = tokio::join!(core.db.connect(), core.db.connect());
     let (mut watcher, mut waiter) = (watcher?, waiter?);
-    start_appliers(&mut watcher).await?;
+    let received = start_appliers(&mut watcher).await?;
+    let target = if target.is_empty() { received.as_str() } else { target };
     let statement =
         format!("SELECT MASTER_GTID_WAIT({}, {}.{:03})", literal(target), limit.as_secs(), limit.subsec_millis());
     let wait = waiter.rows_within::<(Option<i64>,)>(&statement, limit + core.db.limit());
@@ -49,13 +50,14 @@ pub(super) async fn catch_up(
     Ok(OrderResult { reached: Some(reached), gtid: Some(sorted(&gtid)), ..OrderResult::default() })
 }
 
-/// Both threads, if there is a source to replicate from: relays have what was received and thrown away.
-async fn start_appliers(session: &mut Session) -> Result<(), SqlError> {
-    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(()) };
-    if columns(row).get("Slave_SQL_Running").map(String::as_str) == Some("No") {
+/// Both threads, if there is a source to replicate from: relays have what was received and thrown away. Returns the position of what was received.
+async fn start_appliers(session: &mut Session) -> Result<String, SqlError> {
+    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(String::new()) };
+    let mut slave = columns(row);
+    if slave.get("Slave_SQL_Running").map(String::as_str) == Some("No") {
         session.run("START SLAVE").await?;
     }
-    Ok(())
+    Ok(slave.remove("Gtid_IO_Pos").unwrap_or_default())
 }
 
 /// Returns when the appliers have stopped: then waiting is of no use.
