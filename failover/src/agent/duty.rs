@@ -108,8 +108,10 @@ fn deposed(state: &ClusterState, me: &str, duty: &Duty) -> Option<String> {
 }
 
 fn may_hold(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local) -> bool {
-    let writable = local.alive && local.read_only == Some(false);
-    if !writable || duty.role != ServerRole::Primary || duty.blocked.is_some() || duty.self_fenced {
+    // For the moment in which its clients are sent away it need not be writable.
+    let closing = duty.blocked.is_some_and(|b| b.closing);
+    let serves = local.alive && (closing || local.read_only == Some(false) && duty.blocked.is_none());
+    if !serves || duty.role != ServerRole::Primary || duty.self_fenced {
         return false;
     }
     // Ordered to be writable, and nothing newer is known.
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn what_follows_from_the_state() {
         use OperationKind::{Failover, Switchover};
-        let block = |duty: Duty, epoch| Duty { blocked: Some(Blocked { epoch }), ..duty };
+        let block = |duty: Duty, epoch| Duty { blocked: Some(Blocked { epoch, closing: false }), ..duty };
         let replica = Duty { role: ServerRole::Replica, ..Duty::default() };
         let following = Some(Following { source: "r:1".into(), relay: "r".into() });
         let candidate = |s: ClusterState| ClusterState { candidate: Some(ME.to_owned()), old_primary: None, ..s };
@@ -199,6 +201,14 @@ mod tests {
                 block(ordered(primary_of(3), 4), 4),
                 BOOTED,
                 false,
+                vec![],
+            ),
+            (
+                "a switchover sends its clients away",
+                Some(state(4, Phase::Fencing, Switchover)),
+                Duty { blocked: Some(Blocked { epoch: 4, closing: true }), ..ordered(primary_of(3), 4) },
+                BOOTED,
+                true,
                 vec![],
             ),
             (

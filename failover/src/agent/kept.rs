@@ -76,6 +76,9 @@ impl Default for Duty {
 pub struct Blocked {
     /// The epoch that the switchover began.
     pub epoch: u64,
+    /// Set until clients have been told: they hear of the end of their sessions only while the address is here. Not kept.
+    #[serde(skip)]
+    pub closing: bool,
 }
 
 /// The end of `prepare`.

@@ -204,6 +204,7 @@ impl Holder {
                     self.release(also);
                     answer(done);
                 }
+                Ok(Command::Ask(vip)) if self.asked_lately(vip) || self.held.is_some() => {}
                 Ok(Command::Ask(vip)) => {
                     if let Err(error) = self.ask(vip) {
                         self.fail(error);
@@ -236,12 +237,16 @@ impl Holder {
         }
     }
 
+    /// Whether nobody answered for the address a short while ago.
+    fn asked_lately(&self, vip: Vip) -> bool {
+        self.asked.is_some_and(|(asked, at)| asked == vip && at.elapsed() < ASKED)
+    }
+
     fn take(&mut self, vip: Vip) -> Result<(), String> {
-        let fresh = self.asked.take().is_some_and(|(asked, at)| asked == vip && at.elapsed() < ASKED);
-        if !fresh {
+        if !self.asked_lately(vip) {
             self.ask(vip)?;
-            self.asked = None;
         }
+        self.asked = None;
         let (index, now) = (self.add(vip)?, Instant::now());
         let link = Link::open(&self.interface, vip.ip).ok().flatten();
         self.held = Some(Held { vip, index, renewed: now, taken: now, announced: 0, next: now, link });

@@ -11,9 +11,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::frames::{Mac, announcements, claimed_by, probe};
 
-/// Questions asked before an address is taken, and the time between them.
+/// Questions asked before an address is taken, and the time after each: a kernel on the same network answers within one.
 const PROBES: u32 = 2;
-const PROBE_GAP: Duration = Duration::from_millis(25);
+const PROBE_GAP: Duration = Duration::from_millis(15);
 
 /// A packet socket on an interface.
 pub(super) struct Link {
@@ -39,7 +39,7 @@ impl Link {
         Ok(Some(Self { socket, mac }))
     }
 
-    /// Asks whether somebody has the address, for about 50 ms; who, if anybody but those whom `passes` lets pass.
+    /// Asks whether somebody has the address, for about 30 ms; who, if anybody but those whom `passes` lets pass.
     ///
     /// # Errors
     /// Nothing can be sent (the interface is down).

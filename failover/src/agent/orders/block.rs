@@ -16,6 +16,8 @@ use crate::agent::sql::status::sorted;
 use crate::agent::sql::{Session, SqlError};
 use crate::model::{OrderNumber, OrderResult, ServerRole};
 
+/// For the sessions of clients to end, whose address is about to go: without it they would hear of their end by a retransmission, after 200 ms.
+const GOODBYE: Duration = Duration::from_millis(3);
 /// Between two looks at what stands in the way.
 const LOOK: Duration = Duration::from_millis(10);
 /// Bounds of what may be ordered.
@@ -51,8 +53,9 @@ pub(super) async fn block(
             "order the node that the state names",
         ));
     }
-    note(core, number, move |duty| duty.blocked = Some(Blocked { epoch: number.epoch })).await?;
-    let (control, blocker, ()) = tokio::join!(core.db.connect(), core.db.connect(), core.address.drop_now());
+    let epoch = number.epoch;
+    note(core, number, move |duty| duty.blocked = Some(Blocked { epoch, closing: true })).await?;
+    let (control, blocker) = tokio::join!(core.db.connect(), core.db.connect());
     let (mut control, mut blocker) = match (control, blocker) {
         (Ok(control), Ok(blocker)) => (control, blocker),
         (Err(error), _) | (_, Err(error)) => return Err(give_up(core, None, error.into()).await),
@@ -83,6 +86,8 @@ async fn shut(
         })?;
         events::scheduler(control, false).await?;
     }
+    // While writes still go on: it would lengthen their pause.
+    events::disable(control).await?;
     let patience = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(5);
     // Should the agent die now, the server gives up waiting by itself.
     blocker.run(&format!("SET SESSION lock_wait_timeout={}", patience.as_secs() + 1)).await?;
@@ -116,10 +121,21 @@ async fn shut(
         ));
     }
     // Nobody else can commit any more; who is connected would not notice, and stay.
+    if cut(control, &ours).await? > 0 {
+        sleep(GOODBYE).await;
+    }
+    let closed = core.duty.change(|duty| {
+        if let Some(blocked) = &mut duty.blocked {
+            blocked.closing = false;
+        }
+    });
+    let (closed, ()) = tokio::join!(closed, core.address.drop_now());
+    closed.map_err(|e| {
+        Refusal::silent(format!("that writes are blocked can't be noted: {e}"), "mend the disk that holds data_dir")
+    })?;
     while cut(control, &ours).await? > 0 && Instant::now() < deadline {
         sleep(LOOK / 5).await;
     }
-    events::disable(control).await?;
     Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
 }
 

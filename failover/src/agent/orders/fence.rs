@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::Refusal;
 use crate::agent::core::Core;
 use crate::agent::role::Start;
@@ -10,6 +12,10 @@ use crate::model::{OrderNumber, OrderResult, ServerRole};
 
 /// For a killed process to end: one with much memory takes a while.
 const DEATH: Duration = Duration::from_secs(2);
+
+/// The address outlives the server by at most this: clients hear of the end of their sessions only while it is here, and would otherwise learn of it by
+/// a retransmission, after 200 ms.
+const GOODBYE: Duration = Duration::from_millis(20);
 
 /// As ordered.
 pub(super) async fn fence(core: &Core, number: OrderNumber) -> Result<OrderResult, Refusal> {
@@ -23,7 +29,7 @@ pub(super) async fn fence(core: &Core, number: OrderNumber) -> Result<OrderResul
     Err(Refusal::silent("the server could not be killed in time", "order it again; see the agent's log"))
 }
 
-/// Removes the address and kills the server, side by side: neither waits for the other, nor for a disk. Whether the server is dead.
+/// Kills the server and removes the address: the one waits for the other for a moment only, and neither for a disk. Whether the server is dead.
 ///
 /// `number` is that of the order, `by_itself` says that nobody ordered it and this node is cut off.
 pub async fn fence_now(core: &Core, number: Option<OrderNumber>, by_itself: bool) -> bool {
@@ -38,8 +44,16 @@ pub async fn fence_now(core: &Core, number: Option<OrderNumber>, by_itself: bool
         duty.following = None;
         duty.self_fenced = by_itself;
     });
-    let (killed, (), noted) =
-        tokio::join!(core.host.kill(&core.config.mysql.socket, DEATH), core.address.drop_now(), noted);
+    let kill = async {
+        let mut kill = std::pin::pin!(core.host.kill(&core.config.mysql.socket, DEATH));
+        let killed = timeout(GOODBYE, &mut kill).await;
+        core.address.drop_now().await;
+        match killed {
+            Ok(killed) => killed,
+            Err(_) => kill.await,
+        }
+    };
+    let (killed, noted) = tokio::join!(kill, noted);
     if let Err(error) = noted {
         tracing::error!(%error, "that the server was fenced can't be kept over a restart of the agent");
     }

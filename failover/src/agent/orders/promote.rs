@@ -32,6 +32,10 @@ pub(super) async fn catch_up(
 ) -> Result<OrderResult, Refusal> {
     must_live(core)?;
     note(core, number, |_| ()).await?;
+    if !target.is_empty() {
+        // Not in a switchover's preparation, when the address is rightly held.
+        ask_for_address(core);
+    }
     let limit = Duration::from_millis(timeout_ms.min(LONGEST));
     let (watcher, waiter) = tokio::join!(core.db.connect(), core.db.connect());
     let (mut watcher, mut waiter) = (watcher?, waiter?);
@@ -48,6 +52,13 @@ pub(super) async fn catch_up(
     // The watcher was left in the middle of a question.
     let gtid: String = waiter.value("SELECT @@GLOBAL.gtid_binlog_pos").await?;
     Ok(OrderResult { reached: Some(reached), gtid: Some(sorted(&gtid)), ..OrderResult::default() })
+}
+
+/// Taking the address in a moment need not ask then whether somebody has it, which takes a while.
+fn ask_for_address(core: &Core) {
+    if let Ok(Some(vip)) = core.vip() {
+        core.address.ask(vip);
+    }
 }
 
 /// Both threads, if there is a source to replicate from: relays have what was received and thrown away. Returns the position of what was received.
@@ -84,10 +95,7 @@ async fn until_stopped(session: &mut Session) -> Refusal {
 /// Replication off, a fresh binlog file, semi-sync on. Read-only still.
 pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderResult, Refusal> {
     must_live(core)?;
-    if let Ok(Some(vip)) = core.vip() {
-        // Taking the address in a moment need not ask then.
-        core.address.ask(vip);
-    }
+    ask_for_address(core);
     let before = core.duty.get();
     if before.opened.is_some_and(|(_, epoch)| epoch == number.epoch) && core.read_only() == Some(false) {
         return Err(Refusal::cannot(
