@@ -62,6 +62,27 @@ def restricted(spec):
     return found
 
 
+FORBIDDEN = [
+    (("hostNetwork",), True), (("hostPID",), True), (("hostIPC",), True), (("volumes", 0, "hostPath"), {"path": "/"}), (("volumes", 0, "nfs"), {"server": "a", "path": "/"}),
+    (("securityContext", "sysctls"), [{"name": "kernel.shm_rmid_forced", "value": "0"}]), (("securityContext", "runAsUser"), 0), (("securityContext", "seccompProfile"), {}),
+    (("containers", 0, "ports", 0, "hostPort"), 1), (("containers", 0, "securityContext", "privileged"), True), (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True),
+    (("containers", 0, "securityContext", "capabilities", "drop"), ["NET_RAW"]), (("containers", 0, "securityContext", "capabilities", "add"), ["SYS_ADMIN"]),
+    (("containers", 0, "securityContext", "runAsNonRoot"), False), (("containers", 0, "securityContext", "runAsUser"), 0),
+    (("containers", 0, "securityContext", "seccompProfile"), {"type": "Unconfined"}), (("containers", 0, "securityContext", "procMount"), "Unmasked"),
+    (("containers", 0, "livenessProbe", "httpGet", "host"), "127.0.0.1"), (("initContainers", 0, "securityContext", "allowPrivilegeEscalation"), True),
+]
+
+
+@pytest.mark.parametrize("path, value", FORBIDDEN, ids=[".".join(map(str, path)) for path, _ in FORBIDDEN])
+def test_the_check_of_the_profile_finds_what_the_profile_forbids(path, value):
+    _, spec = pod_of(named(rendered("production"), "StatefulSet", "shop-baton-db"))
+    inner = spec
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert len(restricted(spec)) >= 1
+
+
 @pytest.mark.parametrize("name", ["minimal", "production"])
 def test_pods_are_within_the_pod_security_profile_restricted(name):
     for pod, _, spec in pods(rendered(name)):
@@ -249,6 +270,19 @@ def test_an_upgrade_keeps_what_kubernetes_can_not_change(before, after):
             assert claims(other) == claims(workload), "volumes are found by these names"
     kept = {("StatefulSet", "shop-baton-relay"), ("Deployment", "shop-baton-controller")}
     assert kept <= {(o["kind"], o["metadata"]["name"]) for o in new}
+
+
+def volume_names(objects):
+    """The names of the volume claims, as Kubernetes makes them."""
+    return {
+        f"{claim['metadata']['name']}-{w['metadata']['name']}-{number}"
+        for w in of_kind(objects, "StatefulSet") for claim in w["spec"]["volumeClaimTemplates"] for number in range(w["spec"]["replicas"])}
+
+
+def test_an_upgrade_from_minimal_to_production_finds_every_volume_again():
+    old, new = rendered("minimal"), render(example("production"), is_upgrade=True, is_install=False)
+    assert {"data-shop-baton-db-2", "data-shop-baton-etcd-0", "data-shop-baton-relay-1"} <= volume_names(old)
+    assert volume_names(old) <= volume_names(new)
 
 
 def test_an_upgrade_between_value_files_keeps_the_secret_and_its_keys():
