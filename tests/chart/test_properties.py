@@ -319,6 +319,18 @@ def test_agents_are_the_servers_first_process_and_know_their_node():
     assert host["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
 
 
+@pytest.mark.parametrize("replicas", [2, 9])
+def test_the_relay_that_acknowledges_lets_the_others_in(replicas):
+    objects = render(merged(example("minimal"), {"relay": {"replicas": replicas}}))
+    files = [text for name, text in named(objects, "ConfigMap", "shop-baton-relay")["data"].items() if name.endswith(".toml")]
+    assert len(files) == replicas
+    accounts = {re.search(r"\[upstream\]\nuser = \"(.*)\"", text)[1] for text in files}
+    for text in files:
+        users = dict(re.findall(r"\[\[users\]\]\nname = \"(.*)\"\npassword_file = \"(.*)\"", text))
+        assert {users[account] for account in accounts} == {"/etc/baton/secrets/relay-password"}, "any of them may come to feed the others"
+        assert users["repl"] == "/etc/baton/secrets/replication-password"
+
+
 def test_server_ids_are_unlike_each_other():
     objects = render(merged(example("minimal"), {"relay": {"replicas": 9}, "database": {"replicas": 9}}))
     texts = [t for config in of_kind(objects, "ConfigMap") for t in config["data"].values()]
