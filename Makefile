@@ -43,6 +43,7 @@ fmt: ## Format the code
 lint: deps ## Check formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features baton-failover/kubernetes -- -D warnings
 
 deps: ## Install what is missing (apt); instant when all is there
 	@scripts/install-deps.sh

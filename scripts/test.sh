@@ -26,12 +26,15 @@ if [ "$(id -u)" -ne 0 ]; then
     # shellcheck disable=SC2016
     as_root=(unshare --user --map-root-user --mount -- sh -c 'mount -t tmpfs tmpfs /run && exec "$@"' sh)
 fi
-tests() { "${as_root[@]}" "$cargo" test --locked --workspace --no-fail-fast 2>&1 | tee "$log"; }
+# What is tested is what the image has. The same packages and features in each step, so that nothing is built twice.
+image=(--locked --workspace --features baton-failover/kubernetes)
+tests() { "${as_root[@]}" "$cargo" test "${image[@]}" --no-fail-fast 2>&1 | tee "$log"; }
 
 step format "$cargo" fmt --all --check
 step lints "$cargo" clippy --locked --workspace --all-targets -- -D warnings
+step image "$cargo" clippy "${image[@]}" --all-targets -- -D warnings
 step chart scripts/chart-tests.sh
-step build "$cargo" build --locked -p baton-relay -p baton-failover --bins && step tests tests
+step build "$cargo" build "${image[@]}" --bins && step tests tests
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"

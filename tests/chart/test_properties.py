@@ -62,6 +62,27 @@ def restricted(spec):
     return found
 
 
+FORBIDDEN = [
+    (("hostNetwork",), True), (("hostPID",), True), (("hostIPC",), True), (("volumes", 0, "hostPath"), {"path": "/"}), (("volumes", 0, "nfs"), {"server": "a", "path": "/"}),
+    (("securityContext", "sysctls"), [{"name": "kernel.shm_rmid_forced", "value": "0"}]), (("securityContext", "runAsUser"), 0), (("securityContext", "seccompProfile"), {}),
+    (("containers", 0, "ports", 0, "hostPort"), 1), (("containers", 0, "securityContext", "privileged"), True), (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True),
+    (("containers", 0, "securityContext", "capabilities", "drop"), ["NET_RAW"]), (("containers", 0, "securityContext", "capabilities", "add"), ["SYS_ADMIN"]),
+    (("containers", 0, "securityContext", "runAsNonRoot"), False), (("containers", 0, "securityContext", "runAsUser"), 0),
+    (("containers", 0, "securityContext", "seccompProfile"), {"type": "Unconfined"}), (("containers", 0, "securityContext", "procMount"), "Unmasked"),
+    (("containers", 0, "livenessProbe", "httpGet", "host"), "127.0.0.1"), (("initContainers", 0, "securityContext", "allowPrivilegeEscalation"), True),
+]
+
+
+@pytest.mark.parametrize("path, value", FORBIDDEN, ids=[".".join(map(str, path)) for path, _ in FORBIDDEN])
+def test_the_check_of_the_profile_finds_what_the_profile_forbids(path, value):
+    _, spec = pod_of(named(rendered("production"), "StatefulSet", "shop-baton-db"))
+    inner = spec
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert len(restricted(spec)) >= 1
+
+
 @pytest.mark.parametrize("name", ["minimal", "production"])
 def test_pods_are_within_the_pod_security_profile_restricted(name):
     for pod, _, spec in pods(rendered(name)):
@@ -251,6 +272,19 @@ def test_an_upgrade_keeps_what_kubernetes_can_not_change(before, after):
     assert kept <= {(o["kind"], o["metadata"]["name"]) for o in new}
 
 
+def volume_names(objects):
+    """The names of the volume claims, as Kubernetes makes them."""
+    return {
+        f"{claim['metadata']['name']}-{w['metadata']['name']}-{number}"
+        for w in of_kind(objects, "StatefulSet") for claim in w["spec"]["volumeClaimTemplates"] for number in range(w["spec"]["replicas"])}
+
+
+def test_an_upgrade_from_minimal_to_production_finds_every_volume_again():
+    old, new = rendered("minimal"), render(example("production"), is_upgrade=True, is_install=False)
+    assert {"data-shop-baton-db-2", "data-shop-baton-etcd-0", "data-shop-baton-relay-1"} <= volume_names(old)
+    assert volume_names(old) <= volume_names(new)
+
+
 def test_an_upgrade_between_value_files_keeps_the_secret_and_its_keys():
     old, new = rendered("minimal"), render(example("production"), is_upgrade=True, is_install=False)
     secrets = lambda objects: {v["secret"]["secretName"] for _, _, spec in pods(objects) for v in spec.get("volumes", []) if v["name"] == "secrets"}
@@ -283,6 +317,18 @@ def test_agents_are_the_servers_first_process_and_know_their_node():
     _, alone = pod_of(named(render({"failureDomain": "pod"}), "StatefulSet", "shop-baton-relay"))
     host = next(v for v in alone["containers"][0]["env"] if v["name"] == "BATON_RELAY_ADVERTISE_HOST")
     assert host["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+
+
+@pytest.mark.parametrize("replicas", [2, 9])
+def test_the_relay_that_acknowledges_lets_the_others_in(replicas):
+    objects = render(merged(example("minimal"), {"relay": {"replicas": replicas}}))
+    files = [text for name, text in named(objects, "ConfigMap", "shop-baton-relay")["data"].items() if name.endswith(".toml")]
+    assert len(files) == replicas
+    accounts = {re.search(r"\[upstream\]\nuser = \"(.*)\"", text)[1] for text in files}
+    for text in files:
+        users = dict(re.findall(r"\[\[users\]\]\nname = \"(.*)\"\npassword_file = \"(.*)\"", text))
+        assert {users[account] for account in accounts} == {"/etc/baton/secrets/relay-password"}, "any of them may come to feed the others"
+        assert users["repl"] == "/etc/baton/secrets/replication-password"
 
 
 def test_server_ids_are_unlike_each_other():

@@ -23,6 +23,7 @@ pub mod dir;
 pub mod dump;
 pub mod etcd;
 pub mod fleet;
+pub mod kube;
 pub mod load;
 pub mod mariadb;
 pub mod netns;

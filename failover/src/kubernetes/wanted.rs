@@ -109,11 +109,12 @@ fn applies(node: &NodeFacts) -> bool {
 }
 
 /// The lag of a node, by the relay that knows the least of it. Relays know replicas by `report_host`: the node's name, or the host of an address of it.
+/// Lag is counted against a relay's own head: one that nobody feeds, unless it is the acker, would call replicas fresh that stand still with it.
 fn lag(facts: &ClusterFacts, name: &str) -> Option<Duration> {
     let node = facts.nodes.get(name)?;
     let hosts = node.record.mysql.iter().filter_map(|at| at.rsplit_once(':')).map(|(host, _)| host);
     let names: Vec<&str> = hosts.chain([name]).collect();
-    let relays = facts.relays.values().filter(|relay| relay.answers);
+    let relays = facts.relays.values().filter(|r| r.answers && (r.held || r.upstream == "streaming"));
     let known = relays.flat_map(|relay| names.iter().filter_map(|name| relay.replicas.get(*name)));
     known.filter_map(|(_, _, lag_ms)| *lag_ms).min().map(Duration::from_millis)
 }

@@ -83,6 +83,20 @@ fn a_replica_of_unknown_lag_or_stopped_or_silent_is_not_to_be_read() {
 }
 
 #[test]
+fn a_relay_that_nobody_feeds_can_not_say_that_its_replicas_are_fresh() {
+    let mut facts = lagging(&[("db-2", Some(0)), ("db-3", Some(0))]);
+    let relay = facts.relay("relay-1");
+    (relay.held, relay.upstream) = (false, "refused".to_owned());
+    assert!(wanted(&facts).replicas.is_empty(), "they stand still with it");
+    facts.relay("relay-1").held = true;
+    assert_eq!(
+        names(&wanted(&facts).replicas),
+        ["db-2", "db-3"],
+        "the acker's head is the cluster's, also while there is no primary"
+    );
+}
+
+#[test]
 fn a_deposed_primary_that_has_not_heard_of_it_is_shown_as_fenced_and_a_diverged_one_as_such() {
     let mut facts = healthy();
     facts.status("db-2").role = ServerRole::Primary;
