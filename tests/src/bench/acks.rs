@@ -57,8 +57,13 @@ pub(crate) fn measure(
                 }
             }
             wait_caught_up(primary, replica)?;
+            // The primary takes a closed acker for one until it sends to it in vain.
+            let ackers = || {
+                primary.sql("INSERT INTO test.acks (number) VALUES (0)")?;
+                status(primary, "Rpl_semi_sync_master_clients")
+            };
+            wait_until("one acker", ackers, |n| n == "1")?;
             primary.sql("SET GLOBAL rpl_semi_sync_master_enabled=ON")?;
-            wait_until("one acker", || status(primary, "Rpl_semi_sync_master_clients"), |n| n == "1")?;
             for ((writers, ..), into) in WRITERS.iter().zip(into) {
                 commits(primary, *writers, Duration::from_secs(seconds), into)?;
             }
