@@ -21,10 +21,12 @@ demo: deps ## A cluster loses its primary under load, told step by step in two m
 test: deps ## Formatting, lints, unit tests, end-to-end tests against real servers; KEEP=1 keeps their directories
 	@KEEP=$(KEEP) CARGO="$(CARGO)" scripts/test.sh
 
-soak: deps ## Random faults under load, for the relay and for whole clusters: MINUTES=10 (each) SEED=<number of an earlier run>
+soak: deps ## Random faults under load, for whole clusters, the relay, and its every operation: MINUTES=10 (each) SEED=<number of an earlier run>
+	$(CARGO) build --locked -p baton-relay --bins
 	$(CARGO) build --locked --release -p baton-relay -p baton-failover -p baton-testbed --bins
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what failover --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what relay --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what failpoints --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## Measure the relay against the primary, an intermediate replica and sendfile; QUICK=1 for a first look
 	$(CARGO) build --locked --release -p baton-relay -p baton-testbed --bins

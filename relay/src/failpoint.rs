@@ -4,7 +4,8 @@
 //! `BATON_FAILPOINT` names a file that holds `POINT@N=ACTION`: what happens at the Nth operation of that kind since the process began. A point is an
 //! operation and what it works on (`write-binlog`, `sync-mark`, `rename-meta.json`, `send-ack`). Actions: `kill` (SIGKILL before it), `half` (SIGKILL behind
 //! half of a write), `eio` (it fails, once), `erofs` (from there on all that changes the disk fails, until the file is gone).
-//! `BATON_FAILPOINT_TRACE` names a file to which each point is added when it is first met.
+//! `BATON_FAILPOINT_TRACE` names a file to which each point is added when it is met for the first, second, fourth, eighth... time, with that number, and
+//! `struck` when what was to happen happens.
 
 use std::io;
 use std::sync::Arc;
@@ -105,12 +106,18 @@ mod imp {
         let count = seen.counts.entry(point.to_owned()).or_default();
         *count += 1;
         let nth = *count;
-        if let (1, Some(trace)) = (nth, &points.trace) {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(trace);
-            let _ = file.and_then(|mut file| writeln!(file, "{point}"));
+        let tell = |line: &str| {
+            let open = |path| std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let _ = points.trace.as_ref().map(|path| open(path).and_then(|mut file| writeln!(file, "{line}")));
+        };
+        if nth.is_power_of_two() {
+            tell(&format!("{point} {nth}"));
         }
         let Some(plan) = &points.plan else { return Ok(false) };
         let hit = plan.nth == nth && (plan.point == point || (plan.point == "any" && changes_disk));
+        if hit {
+            tell("struck");
+        }
         match plan.action {
             Action::Kill if hit => die(),
             Action::Half if hit => return Ok(true),

@@ -22,6 +22,7 @@ pub mod compare;
 pub mod dir;
 pub mod dump;
 pub mod etcd;
+pub mod failpoints;
 pub mod fleet;
 pub mod kube;
 pub mod load;

@@ -1,19 +1,21 @@
 //! What the streams share on their way out: chunks of the log that are framed already, and the pace of deliveries.
 //!
-//! Owns the chunks, [`CACHE_BYTES`] at most, and only while two or more clients are behind. Clients at the same place whose packets have the same
-//! numbers are sent the same memory. Chunks end at places that depend on the log alone, so that clients which began anywhere meet.
+//! Owns the chunks, [`CHUNKS`] at most, and only while two or more clients are behind. Clients at the same place whose packets have the same numbers are sent
+//! the same memory: one of them frames it while the others wait. Chunks end at places that depend on the log alone, so that clients which began anywhere meet.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
+
 use crate::log::LogPos;
 
 /// Distance of the places where chunks end, in bytes of a file; a chunk is half as long as that to half again as long.
 const CHUNK: u64 = 128 * 1024;
-/// Framed bytes kept.
-const CACHE_BYTES: usize = 6 << 20;
+/// Chunks kept: more than the buffers of a connection hold, so that a client which was not scheduled for a while still finds its next one.
+const CHUNKS: usize = 96;
 /// Buffers kept to be used again.
 const SPARE: usize = 8;
 /// Deliveries to all clients together, in a second, above which those to one client are gathered.
@@ -39,10 +41,12 @@ pub(super) struct Framed {
 /// Where a piece begins, and the number of its first packet.
 type Key = (LogPos, u8);
 
+/// A piece, once somebody has framed it.
+pub(super) type Cell = OnceCell<Framed>;
+
 #[derive(Debug, Default)]
 struct Cache {
-    chunks: VecDeque<(Key, Arc<Framed>)>,
-    bytes: usize,
+    chunks: VecDeque<(Key, Arc<Cell>)>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -102,9 +106,9 @@ impl Frames {
         ((offset + CHUNK / 2) / CHUNK + 1) * CHUNK
     }
 
-    /// The chunk at a place for a client whose next packet has the number `sequence`.
-    pub(super) fn get(&self, pos: LogPos, sequence: u8) -> Option<Arc<Framed>> {
-        self.cache().chunks.iter().rev().find(|(key, _)| *key == (pos, sequence)).map(|(_, framed)| Arc::clone(framed))
+    /// The chunk at a place for a client whose next packet has the number `sequence`, if somebody has framed it or is about to.
+    pub(super) fn get(&self, pos: LogPos, sequence: u8) -> Option<Arc<Cell>> {
+        self.cache().get((pos, sequence))
     }
 
     /// The number that the first packet has in the chunks that are there for a place.
@@ -117,25 +121,32 @@ impl Frames {
         self.cache().spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK as usize * 2))
     }
 
-    /// Gives others what was framed.
-    pub(super) fn put(&self, pos: LogPos, sequence: u8, framed: Framed) -> Arc<Framed> {
-        let framed = Arc::new(framed);
+    /// As [`Frames::get`]; where there is none, one that the caller is to fill.
+    pub(super) fn get_or_begin(&self, pos: LogPos, sequence: u8) -> Arc<Cell> {
         let mut cache = self.cache();
-        cache.bytes += framed.packets.len();
-        cache.chunks.push_back(((pos, sequence), Arc::clone(&framed)));
-        while cache.bytes > CACHE_BYTES {
-            let Some((_, old)) = cache.chunks.pop_front() else { break };
-            cache.bytes -= old.packets.len();
-            if let (Ok(Framed { mut packets, .. }), true) = (Arc::try_unwrap(old), cache.spare.len() < SPARE) {
+        if let Some(cell) = cache.get((pos, sequence)) {
+            return cell;
+        }
+        let cell = Arc::new(Cell::new());
+        cache.chunks.push_back(((pos, sequence), Arc::clone(&cell)));
+        while cache.chunks.len() > CHUNKS {
+            let old = cache.chunks.pop_front().and_then(|(_, old)| Arc::try_unwrap(old).ok()?.into_inner());
+            if let (Some(Framed { mut packets, .. }), true) = (old, cache.spare.len() < SPARE) {
                 packets.clear();
                 cache.spare.push(packets);
             }
         }
-        framed
+        cell
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cache {
+    fn get(&self, wanted: Key) -> Option<Arc<Cell>> {
+        self.chunks.iter().rev().find(|(key, _)| *key == wanted).map(|(_, cell)| Arc::clone(cell))
     }
 }
 
@@ -154,7 +165,7 @@ mod tests {
     }
 
     fn framed(len: usize) -> Framed {
-        Framed { packets: vec![0; len], log_bytes: len as u64, events: 1, next: 9 }
+        Framed { packets: vec![7; len], log_bytes: len as u64, events: 1, next: 9 }
     }
 
     #[test]
@@ -176,18 +187,19 @@ mod tests {
         let frames = Arc::new(Frames::default());
         let (one, two) = (frames.behind(), frames.behind());
         assert!(frames.is_shared());
-        frames.put(at(4), 7, framed(1 << 20));
+        frames.get_or_begin(at(4), 7).set(framed(1000)).unwrap();
+        assert!(frames.get_or_begin(at(4), 7).initialized());
         assert!(frames.get(at(4), 7).is_some() && frames.get(at(4), 8).is_none() && frames.get(at(5), 7).is_none());
         assert_eq!((frames.sequence_at(at(4)), frames.sequence_at(at(5))), (Some(7), None));
-        for n in 0..100 {
-            frames.put(at(n * 1000), 1, framed(1 << 20));
-            assert!(frames.cache().bytes <= CACHE_BYTES && frames.cache().spare.len() <= SPARE);
+        for n in 1..=2 * CHUNKS as u64 {
+            frames.get_or_begin(at(n * 1000), 1).set(framed(1000)).unwrap();
+            assert!(frames.cache().chunks.len() <= CHUNKS && frames.cache().spare.len() <= SPARE);
         }
-        assert!(frames.get(at(4), 7).is_none() && frames.get(at(99_000), 1).is_some());
+        assert!(frames.get(at(4), 7).is_none() && frames.get(at(2000 * CHUNKS as u64), 1).is_some());
         drop(one);
         assert!(!frames.is_shared());
         drop(two);
-        assert_eq!(frames.cache().bytes, 0);
+        assert!(frames.cache().chunks.is_empty());
     }
 
     #[test]

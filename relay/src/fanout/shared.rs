@@ -28,19 +28,23 @@ impl Dump<'_> {
         }
         // What waits has the numbers before.
         self.flush(flow).await?;
-        let framed = match self.frames.get(pos, flow.emitter.sequence()) {
-            Some(framed) => framed,
+        let first = flow.emitter.sequence();
+        let cell = match self.frames.get(pos, first) {
+            Some(cell) => cell,
             None if self.align(flow, pos, visible).await? => return Ok(true),
-            None => {
-                let first = flow.emitter.sequence();
-                let Some(framed) = self.frame(flow, end - pos.offset).await? else { return Ok(false) };
-                self.frames.put(pos, first, framed)
-            }
+            None => self.frames.get_or_begin(pos, first),
+        };
+        let framed = match cell.get_or_try_init(|| self.frame(flow, end - pos.offset)).await {
+            Ok(framed) => framed,
+            Err(NotFramed::Large) => return Ok(false),
+            Err(NotFramed::Failed(end)) => return Err(end),
         };
         self.write(&framed.packets, framed.next).await?;
         flow.emitter.pass(framed.events, framed.next);
         flow.reader.advance(framed.log_bytes);
         self.note_sent(flow, framed.packets.len()).await?;
+        // One chunk a turn keeps those that share close together.
+        tokio::task::yield_now().await;
         Ok(true)
     }
 
@@ -61,23 +65,36 @@ impl Dump<'_> {
         Ok(true)
     }
 
-    /// Frames the whole events of the next `bytes` bytes; `None` if there is not one, so that it has to be taken in pieces.
-    async fn frame(&mut self, flow: &mut Flow, bytes: u64) -> Result<Option<Framed>, DumpEnd> {
+    /// Frames the whole events of the next `bytes` bytes, for whoever is or comes there.
+    async fn frame(&self, flow: &mut Flow, bytes: u64) -> Result<Framed, NotFramed> {
         let want = usize::try_from(bytes).unwrap_or(HEADER_LEN);
         let chunk = flow.reader.read_at_least(want, want, &mut flow.buf).await.map_err(read_end)?;
         let bytes = match &chunk {
             Chunk::Shared(bytes) => &bytes[..],
             Chunk::Buffered(n) => flow.buf.get(..*n).unwrap_or_default(),
-            Chunk::AtEnd | Chunk::NextFile(_) => return Ok(None),
+            Chunk::AtEnd | Chunk::NextFile(_) => return Err(NotFramed::Large),
         };
         let (mut packets, before, first) = (self.frames.buffer(), flow.emitter.events(), flow.emitter.sequence());
-        let used = flow.emitter.run(&mut packets, bytes)?;
+        let used = flow.emitter.run(&mut packets, bytes).map_err(DumpEnd::from)?;
         let (events, next) = (flow.emitter.events() - before, flow.emitter.sequence());
         if used == 0 {
-            return Ok(None);
+            return Err(NotFramed::Large);
         }
         // Counted when it goes out, as for those who find it.
         flow.emitter.pass_back(events, first);
-        Ok(Some(Framed { packets, log_bytes: used as u64, events, next }))
+        Ok(Framed { packets, log_bytes: used as u64, events, next })
+    }
+}
+
+/// Why a chunk was not framed.
+enum NotFramed {
+    /// There is not one whole event: it has to be taken in pieces.
+    Large,
+    Failed(DumpEnd),
+}
+
+impl From<DumpEnd> for NotFramed {
+    fn from(end: DumpEnd) -> Self {
+        Self::Failed(end)
     }
 }

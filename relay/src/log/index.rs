@@ -134,6 +134,13 @@ pub(super) fn load_last(storage: &dyn Storage, file_name: &str, number: u64, siz
     parse_record(&bytes).map(|(entry, _)| entry).filter(|entry| entry.offset == size)
 }
 
+/// Writes the index of a closed file of `size` bytes anew, with nothing in it that arrived later than `latest`.
+pub(super) fn cap_arrivals(storage: &dyn Storage, file_name: &str, number: u64, size: u64, latest: Micros) {
+    let Some(mut entries) = load(storage, file_name, number) else { return };
+    entries.iter_mut().for_each(|entry| entry.arrived = entry.arrived.min(latest));
+    IndexWriter::create(storage, file_name, number, &entries).close(size);
+}
+
 fn record(entry: &Entry) -> Vec<u8> {
     let mut payload = Vec::with_capacity(96);
     payload.extend_from_slice(&entry.offset.to_le_bytes());

@@ -236,8 +236,12 @@ impl Recovery<'_> {
         segment.set_closed();
         let stored = if len < size { None } else { index::load_last(self.storage, name, number, size) };
         if let Some(last) = stored {
-            let arrived = last.arrived.min(Micros::now());
-            self.add(segment, &last, arrived);
+            let now = Micros::now();
+            if last.arrived > now {
+                // The clock was set back. Now is as late as it can have been; later it would be out of order with what comes next.
+                index::cap_arrivals(self.storage, name, number, size, now);
+            }
+            self.add(segment, &last, last.arrived.min(now));
             return Ok(());
         }
         tracing::info!(file = name, "index missing or unsound; verifying the file and rebuilding it");

@@ -1,6 +1,7 @@
 //! The log from outside: fed as an upstream feeds it, read as replicas read it, killed, damaged, filled up.
 
 mod append;
+mod clock;
 mod crashes;
 mod disk;
 mod epochs;

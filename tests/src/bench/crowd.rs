@@ -69,13 +69,13 @@ fn crowd(
         reader.dump(&from, false)?;
         readers.push(reader);
     }
-    // The first commit tells what one takes.
-    let before = readers.iter_mut().map(taken).collect::<Result<Vec<_>>>()?;
+    // The first client tells what the beginning takes and what a commit does: the same for all.
+    let [first, others @ ..] = &mut readers[..] else { return Ok(Spread::default()) };
+    let beginning = taken(first)?;
     commit(primary, 1, 1, next)?;
-    relay.wait_head(primary)?;
-    let sizes = readers.iter_mut().map(taken).collect::<Result<Vec<_>>>()?;
-    let size = sizes.first().copied().unwrap_or_default();
-    ensure!(size > 0 && sizes.iter().all(|other| *other == size), "{before:?} and {sizes:?} bytes for one commit");
+    let size = taken(first)?;
+    ensure!(beginning > 0 && size > 0, "{beginning} bytes before the first commit, {size} for it");
+    others.iter_mut().try_for_each(|reader| reader.skim(beginning + size))?;
     let (committed, arrived) = thread::scope(|scope| {
         let clients: Result<Vec<_>> = readers
             .iter_mut()

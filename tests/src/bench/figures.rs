@@ -4,7 +4,7 @@ use std::fmt;
 
 use baton_testbed::Story;
 
-/// The values of one figure, one a round.
+/// The values of one figure, one a round or one an event.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Spread(Vec<f64>);
 
@@ -12,7 +12,6 @@ impl Spread {
     /// Adds a round's value.
     pub(crate) fn push(&mut self, value: f64) {
         self.0.push(value);
-        self.0.sort_by(f64::total_cmp);
     }
 
     /// The value in the middle; NaN without any.
@@ -22,16 +21,19 @@ impl Spread {
 
     /// The value below which that share of all lies.
     pub(crate) fn quantile(&self, at: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        self.0.get((last as f64 * at).round() as usize).copied().unwrap_or(f64::NAN)
+        if self.0.is_empty() {
+            return f64::NAN;
+        }
+        // Sorted only when asked: there may be millions.
+        let mut all = self.0.clone();
+        let nth = ((all.len() - 1) as f64 * at).round() as usize;
+        *all.select_nth_unstable_by(nth, f64::total_cmp).1
     }
 }
 
 impl FromIterator<f64> for Spread {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
-        let mut all: Vec<f64> = values.into_iter().collect();
-        all.sort_by(f64::total_cmp);
-        Self(all)
+        Self(values.into_iter().collect())
     }
 }
 

@@ -2,6 +2,7 @@
 //! Exit code 1 at the first difference, lost commit or stop; the bed is kept.
 
 mod failover;
+mod failpoints;
 mod faults;
 mod heavy;
 
@@ -27,7 +28,7 @@ struct Args {
     /// Seed of an earlier run; a new one otherwise.
     #[arg(long)]
     seed: Option<u64>,
-    /// What is tried: the relay alone, or whole clusters that lose their primary.
+    /// What is tried: the relay alone, the relay at each single operation of log and acknowledgement, or whole clusters that lose their primary.
     #[arg(long, value_enum, default_value = "relay")]
     what: What,
     /// At most this many rounds of each fault of a cluster.
@@ -44,6 +45,7 @@ struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     Relay,
+    Failpoints,
     Failover,
 }
 
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
     let mut story = Story::begin(&format!("Soak: {} minutes, seed {seed}", args.minutes));
     let done = match args.what {
         What::Relay => run(&bed, &mut story, &args, seed),
+        What::Failpoints => failpoints::run(&bed, &mut story, args.minutes, seed),
         What::Failover => failover::run(&bed, &mut story, args.minutes, seed, args.rounds),
     };
     match done {
