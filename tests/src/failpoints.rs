@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rand::Rng;
 use serde_json::json;
 
@@ -137,9 +138,16 @@ impl Site {
         Ok(())
     }
 
-    /// A transaction of more than the relay keeps: retention has something to remove.
-    fn large(&mut self) -> Result<()> {
-        self.primary.sql(&format!("INSERT INTO test.large (filler) VALUES (REPEAT('x', {LARGE}))"))?;
+    /// Begins a transaction of more than the relay keeps: retention has something to remove. It returns once it is acknowledged, perhaps by a later life.
+    fn large(&self) -> JoinHandle<Result<()>> {
+        let primary = self.primary.clone();
+        thread::spawn(move || {
+            primary.sql(&format!("INSERT INTO test.large (filler) VALUES (REPEAT('x', {LARGE}))")).map(drop)
+        })
+    }
+
+    fn large_is_done(&mut self, large: JoinHandle<Result<()>>) -> Result<()> {
+        large.join().map_err(|_| anyhow!("the writer of a large row panicked"))?.context("a large row")?;
         self.others += 1;
         Ok(())
     }
@@ -173,7 +181,8 @@ impl Site {
         ensure!(self.relay.term()?.success(), "the relay did not stop cleanly");
         self.plan("")?;
         self.relay.restart()?;
-        self.large()?;
+        let large = self.large();
+        self.large_is_done(large)?;
         self.files_end()?;
         let life = self.trace()?;
         ensure!(self.relay.term()?.success(), "the relay did not stop cleanly");
@@ -200,12 +209,10 @@ impl Site {
         if strike.when == When::Fresh {
             self.renew()?;
         }
-        let before = self.completed()?;
+        let before = self.settled()?;
         self.plan(&format!("{}@{}={}", strike.point, strike.nth, strike.action))?;
         self.relay.spawn()?;
-        if strike.point.starts_with("remove-") {
-            self.large().context("a large row")?;
-        }
+        let large = strike.point.starts_with("remove-").then(|| self.large());
         if strike.when == When::Stop {
             self.commits_go_on()?;
             self.relay.term().ok();
@@ -219,7 +226,8 @@ impl Site {
             let status = proc.wait_exit(DEADLINE).context("the relay did not die")?;
             ensure!(!status.success(), "it ended with {status}");
         }
-        self.check(before)
+        self.check(before)?;
+        large.map_or(Ok(()), |large| self.large_is_done(large))
     }
 
     /// A relay of which one operation failed goes on, unless it was starting or stopping: then it says why not.
@@ -245,6 +253,18 @@ impl Site {
     /// Rows that can be seen on the primary: those whose commits were acknowledged.
     fn completed(&self) -> Result<u64> {
         Ok(self.primary.value("SELECT COUNT(*) FROM test.load")?.parse()?)
+    }
+
+    /// As [`Site::completed`], once what was acknowledged before has been completed: nobody acknowledges any more.
+    fn settled(&self) -> Result<u64> {
+        let (mut last, mut same) = (0, 0);
+        let rows = || {
+            let now = self.completed()?;
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            Ok((now, same))
+        };
+        Ok(wait_until("commits to stand still", rows, |(_, same)| *same >= 10)?.0)
     }
 
     /// What the relay finds on its disk, alone, is the beginning of what the primary wrote and holds all that it completed. Then both go on. `before`: what others
