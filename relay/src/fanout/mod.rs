@@ -7,6 +7,7 @@ mod acks;
 mod dump;
 mod emit;
 mod frames;
+mod gap;
 mod headers;
 mod held;
 mod names;

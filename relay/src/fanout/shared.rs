@@ -1,6 +1,6 @@
 //! Sending what others are sent too: whole chunks of the log, framed once for all who are at the same place.
 
-use baton_wire::event::HEADER_LEN;
+use baton_wire::event::{FIRST_EVENT, HEADER_LEN};
 
 use super::dump::{Dump, DumpEnd, Flow, read_end};
 use super::frames::{Framed, Frames};
@@ -52,6 +52,10 @@ impl Dump<'_> {
     /// pay.
     async fn align(&mut self, flow: &mut Flow, pos: LogPos, visible: u64) -> Result<bool, DumpEnd> {
         let Some(wanted) = self.frames.sequence_at(pos) else { return Ok(false) };
+        if pos.offset == FIRST_EVENT {
+            // Between two files a client takes no heartbeat.
+            return Ok(false);
+        }
         let lately = flow.aligned.is_some_and(|at| at.file == pos.file && pos.offset < at.offset + ALIGN_EVERY);
         if self.request.heartbeat.is_none() || lately || visible - pos.offset < ALIGN_EVERY {
             return Ok(false);
