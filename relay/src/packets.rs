@@ -1,12 +1,18 @@
 //! MySQL packets over a connection: the short I/O around `baton_wire::packet`.
 
 use std::io;
+use std::time::Duration;
 
 use baton_wire::packet::{Packet, PacketDecoder, write_packet};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::net::Stream;
+
+/// What is read and thrown away of a peer that was told off, and how long it may pause meanwhile.
+const DISCARD: usize = 16 << 20;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Packets in both directions, with the running sequence number.
 pub(crate) struct PacketIo {
@@ -73,6 +79,18 @@ impl PacketIo {
     /// Whether bytes have come that nobody has asked for yet.
     pub(crate) fn has_unread(&self) -> bool {
         !self.buf.is_empty()
+    }
+
+    /// Reads on for a while and throws away: a connection closed with unread bytes is reset, and the peer would never see the last answer.
+    pub(crate) async fn discard(&mut self) {
+        let mut left = DISCARD;
+        while left > 0 {
+            self.buf.clear();
+            match timeout(PAUSE, self.stream.read_buf(&mut self.buf)).await {
+                Ok(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+                _ => return,
+            }
+        }
     }
 
     /// The connection, and what was read from it too early.

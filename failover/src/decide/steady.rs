@@ -249,7 +249,13 @@ pub fn preflight(facts: &ClusterFacts, memory: &Memory, policy: &Policy, to: Opt
         return refuse("no primary serves at present".to_owned(), "waits for the operation under way: batonctl status");
     };
     let choice = super::foreseen(state, facts);
-    let Some(to) = to.or(choice.best()) else {
+    // One that has everything could be promoted although its replication is stopped. But somebody has stopped it.
+    let runs = |node: &&str| {
+        let replication = facts.nodes.get(*node).and_then(agent).and_then(|s| s.server.as_ref()?.replication.as_ref());
+        replication.is_some_and(|r| r.sql && r.io != "No")
+    };
+    let running = choice.fit.iter().map(String::as_str).find(runs);
+    let Some(to) = to.or(running).or(choice.best()) else {
         return refuse(format!("there is no candidate: {}", choice.summary()), "bring one of these nodes into order");
     };
     if to == primary {
@@ -260,6 +266,9 @@ pub fn preflight(facts: &ClusterFacts, memory: &Memory, policy: &Policy, to: Opt
     }
     if let Some(why) = choice.why_not(to) {
         return refuse(format!("{to} can't be promoted: {why}"), "bring it into order, or name another node");
+    }
+    if !runs(&to) {
+        return refuse(format!("replication of {to} is stopped"), "START SLAVE on it, or name another node");
     }
     if verdict::sight(primary, facts, policy).verdict != Verdict::Alive {
         return refuse(format!("{primary} is not seen alive"), "batonctl failover gives it up");

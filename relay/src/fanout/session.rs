@@ -200,6 +200,10 @@ impl Client {
                     Ok(None) => return Ok(()),
                     Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                         let _ = self.error(&ErrPacket::new(code::PACKET_TOO_LARGE, e.to_string())).await;
+                        tokio::select! {
+                            () = self.cancel.cancelled() => {}
+                            () = self.io.discard() => {}
+                        }
                         return Err(e);
                     }
                     Err(e) => return Err(e),

@@ -86,8 +86,6 @@ async fn shut(
         })?;
         events::scheduler(control, false).await?;
     }
-    // While writes still go on: it would lengthen their pause.
-    events::disable(control).await?;
     let patience = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(5);
     // Should the agent die now, the server gives up waiting by itself.
     blocker.run(&format!("SET SESSION lock_wait_timeout={}", patience.as_secs() + 1)).await?;
@@ -136,6 +134,8 @@ async fn shut(
     while cut(control, &ours).await? > 0 && Instant::now() < deadline {
         sleep(LOOK / 5).await;
     }
+    // Not before: it would wait for a global lock that somebody holds.
+    events::disable(control).await?;
     Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
 }
 

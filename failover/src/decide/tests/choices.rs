@@ -86,6 +86,8 @@ fn a_switchover_is_refused_before_anything_is_locked() {
         ("db-9", |_| {}, "is not known"),
         ("db-2", |f| f.replication("db-2").sql_error = Some((1062, "duplicate".to_owned())), "error 1062"),
         ("db-2", |f| f.status("db-2").role = ServerRole::Diverged, "diverged"),
+        ("db-2", |f| f.replication("db-2").sql = false, "replication of db-2 is stopped"),
+        ("db-2", |f| f.replication("db-2").io = "No".to_owned(), "replication of db-2 is stopped"),
         ("db-2", |f| f.lose_agent("db-1", ms(100)), "agent of db-1 does not answer"),
         ("db-2", |f| f.lose_relay("relay-1"), "acker relay-1 does not answer"),
         ("db-2", |f| f.state().asked = Some(Grant { epoch: 1, n: 2 }), "acker is being changed"),
