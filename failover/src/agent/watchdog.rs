@@ -82,8 +82,11 @@ impl Watchdog {
         }
         let observed = core.observed.borrow();
         let answer = observed.answer.as_ref().filter(|_| process.is_some());
-        let stopped = answer.and_then(|a| a.status.replication.as_ref());
-        let stopped = stopped.is_some_and(|r| r.io == "No" && !r.sql && r.sql_error.is_none() && r.io_error.is_none());
+        let replication = answer.and_then(|a| a.status.replication.as_ref());
+        // Whoever stops it from here on means it.
+        self.resumed |= replication.is_some_and(|r| r.sql || r.io != "No");
+        let stopped =
+            replication.is_some_and(|r| r.io == "No" && !r.sql && r.sql_error.is_none() && r.io_error.is_none());
         Local {
             alive: process.is_some(),
             read_only: core.read_only(),

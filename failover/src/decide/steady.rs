@@ -126,14 +126,16 @@ impl Scene<'_> {
         request: Option<String>,
         decision: Decision,
     ) -> Decision {
-        if self.choice.best().is_none() {
+        let means = fence::means(self.facts);
+        // Without the acker there may be no candidate either, because nobody feeds the replicas: then the acker is what is missing.
+        if self.choice.best().is_none() && (means.is_ok() || self.may_force()) {
             return decision.refuse(Refusal {
                 what: "failover".to_owned(),
                 why: format!("{cause}, and there is no candidate: {}", self.choice.summary()),
                 hint: "bring one of these nodes into order".to_owned(),
             });
         }
-        match fence::means(self.facts) {
+        match means {
             Ok(_) => decision.act(Action::Failover { forced: false, to, request }, cause),
             Err(missing) => match self.may_force() {
                 true => {

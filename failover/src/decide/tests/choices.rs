@@ -67,6 +67,21 @@ fn replica_that_is_about_to_be_fed_is_a_candidate() {
 }
 
 #[test]
+fn what_keeps_the_acker_from_promising_is_told_before_the_lack_of_candidates() {
+    let mut facts = healthy();
+    facts.relays.remove("relay-2");
+    facts.lose_relay("relay-1");
+    facts.lose_host("db-1", ms(1500));
+    for node in ["db-2", "db-3"] {
+        facts.server(node).gtid_slave = "0-1-60".to_owned();
+        facts.server(node).gtid_binlog = "0-1-60".to_owned();
+        facts.replication(node).received = "0-1-60".to_owned();
+    }
+    let refused = after(1500, &facts, &Policy::default()).refusing.unwrap();
+    assert!(refused.hint.contains("relay-1"), "{refused:?}");
+}
+
+#[test]
 fn the_freshest_is_chosen_then_the_preferred_then_the_nearest() {
     let mut facts = healthy();
     facts.node("db-2").record.site = "par2".to_owned();
