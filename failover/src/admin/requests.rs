@@ -14,7 +14,7 @@ use rand::Rng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::App;
 use super::reads::etcd_error;
@@ -27,6 +27,10 @@ use crate::model::ClusterFacts;
 
 /// For a request to be taken up, beside what a hook may take.
 const TAKEN_UP: Duration = Duration::from_secs(10);
+/// A switchover is not refused before its reason has lasted for so long: right after another operation what is known of the nodes is a moment old.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// For the leader to answer a request that is handed on, beside what it may wait for.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -137,20 +141,39 @@ impl Wish {
     }
 
     async fn grant(&self, app: &App, path: &str, raw: Bytes) -> Result<Response, ApiError> {
-        let picture = app.picture()?;
         let request = self.request();
         if self.dry_run {
-            return Ok(Json(self.look(&picture, &request)?).into_response());
+            return Ok(Json(self.look_again(app, &request).await?).into_response());
         }
         if !app.leads() {
             return hand_on(app, path, raw, patience(app)).await;
         }
         // Said at once rather than by the loop: the reason is the same.
-        self.look(&picture, &request)?;
+        self.look_again(app, &request).await?;
         let epoch = ask(app, &request).await?;
         let operation =
             Operation { epoch, kind: self.kind(), to: self.to.clone(), follow: format!("/v1/operations/{epoch}") };
         Ok((StatusCode::ACCEPTED, Json(Accepted { operation })).into_response())
+    }
+
+    /// What the loop would do with it, in a moment if not now.
+    async fn look_again(&self, app: &App, request: &SwitchoverRequest) -> Result<WouldDo, ApiError> {
+        let end = Instant::now() + SECOND_LOOK;
+        loop {
+            let picture = app.picture()?;
+            match self.look(&picture, request) {
+                Err(_) if self.may_pass(&picture.facts) && Instant::now() < end => sleep(LOOK).await,
+                looked => return looked,
+            }
+        }
+    }
+
+    /// Whether what keeps it from being done may pass by itself in a moment.
+    fn may_pass(&self, facts: &ClusterFacts) -> bool {
+        let steady = facts.state.as_ref().filter(|s| s.phase == Phase::Steady && facts.request.is_none());
+        let possible =
+            |to: &String| facts.nodes.contains_key(to) && steady.is_some_and(|s| s.primary.as_ref() != Some(to));
+        !self.force && steady.is_some() && self.to.as_ref().is_none_or(possible)
     }
 
     /// What the loop would do with it now.
