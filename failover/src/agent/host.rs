@@ -33,6 +33,8 @@ pub struct HostState {
     pub since: Instant,
     /// Whether the agent has seen this process begin; false for one that it found.
     pub seen_starting: bool,
+    /// Whether the agent has started it in the replica role.
+    pub as_replica: bool,
 }
 
 impl HostState {
@@ -78,7 +80,12 @@ impl Host {
     pub fn new(supervised: bool) -> Self {
         let process = ServerProcess::Dead("it has not been seen running".to_owned());
         Self {
-            state: watch::Sender::new(HostState { process, since: Instant::now(), seen_starting: false }),
+            state: watch::Sender::new(HostState {
+                process,
+                since: Instant::now(),
+                seen_starting: false,
+                as_replica: false,
+            }),
             wanted: watch::Sender::new(Wanted::Running),
             deaths: broadcast::Sender::new(DEATHS),
             supervised,
@@ -121,12 +128,22 @@ impl Host {
     }
 
     /// Notes that a process runs.
-    pub(super) fn runs(&self, process: Arc<Process>, seen_starting: bool) {
+    pub(super) fn runs(&self, process: Arc<Process>, seen_starting: bool, as_replica: bool) {
         tracing::info!(pid = process.identity().pid, started = seen_starting, "the server runs");
         self.state.send_replace(HostState {
             process: ServerProcess::Alive(process),
             since: Instant::now(),
             seen_starting,
+            as_replica,
+        });
+    }
+
+    /// Notes that the process is about to become writable: whatever it was started as.
+    pub(super) fn opens(&self) {
+        self.state.send_if_modified(|state| {
+            state.as_replica = false;
+            // Nobody waits for this.
+            false
         });
     }
 
@@ -139,6 +156,7 @@ impl Host {
             process: ServerProcess::Dead(how),
             since: Instant::now(),
             seen_starting: false,
+            as_replica: false,
         });
     }
 

@@ -113,6 +113,8 @@ pub struct Known {
     pub scheduler: Option<bool>,
     /// The server that this agent started, or saw.
     pub child: Option<Identity>,
+    /// Whether the last start has not come as far yet that the server answered.
+    pub unfinished: bool,
 }
 
 /// Where a server keeps what.

@@ -32,6 +32,7 @@ pub mod starting;
 pub mod stream;
 pub mod supervise;
 pub mod surplus;
+mod unfinished;
 pub mod watchdog;
 
 pub use command::{AgentArguments, main};

@@ -148,6 +148,7 @@ async fn remember(core: &Core, answer: &Answer) {
     let scheduler = answer.scheduler;
     let changed = core.known.change(move |k| {
         k.server = Some(server);
+        k.unfinished = false;
         if serves {
             k.scheduler = Some(scheduler);
         }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use baton_cluster::store::{Store, StoreError};
 
 use super::core::Core;
-use super::kept::{Duty, Kept};
+use super::kept::{Duty, Kept, Known};
 use super::role::{Asked, LastKnown, Start, role_after, start_rule};
-use super::rolefile;
+use super::{rolefile, unfinished};
 use crate::config::AgentConfig;
 use crate::model::ServerRole;
 
@@ -86,6 +86,7 @@ pub async fn may_start(config: &AgentConfig) -> anyhow::Result<ExitCode> {
         eprintln!("the server is not to be started now: {why}");
         return Ok(ExitCode::from(WAIT));
     }
+    unfinished::mend(&Kept::<Known>::open(config.data_dir.join("known.json"))?.get());
     let quiet = is_deposed(&start, duty.get().role);
     if let Some(path) = &config.role_file {
         rolefile::write(path, &start, quiet)

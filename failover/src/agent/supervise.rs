@@ -19,8 +19,8 @@ use super::core::Core;
 use super::host::Wanted;
 use super::process::Process;
 use super::role::Start;
-use super::rolefile;
 use super::starting::{adopt_role, ask, is_deposed};
+use super::{rolefile, unfinished};
 use crate::model::ServerRole;
 
 /// Programs that a pid file may name.
@@ -44,11 +44,15 @@ pub async fn watch_server(core: Arc<Core>, cancel: CancellationToken) {
         let process = Arc::new(process);
         let identity = process.identity().clone();
         let begun = core.known.get().child.as_ref() != Some(&identity);
-        core.host.runs(Arc::clone(&process), begun);
+        core.host.runs(Arc::clone(&process), begun, false);
         let ended = async {
             if begun {
                 note_role_of_new(&core).await;
-                if let Err(error) = core.known.change(|k| k.child = Some(identity)).await {
+                let noted = core.known.change(|k| {
+                    k.child = Some(identity);
+                    k.unfinished = true;
+                });
+                if let Err(error) = noted.await {
                     tracing::warn!(%error, "the server's process can't be noted");
                 }
             }
@@ -91,7 +95,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
         let begun = Instant::now();
         let how = if let Some(process) = take_over(&core, &command) {
             let process = Arc::new(process);
-            core.host.runs(Arc::clone(&process), false);
+            core.host.runs(Arc::clone(&process), false, false);
             attend(&core, &process, None, &cancel).await
         } else {
             if !stay_stopped(&core, &cancel).await {
@@ -100,7 +104,7 @@ pub async fn supervise(core: Arc<Core>, command: Vec<String>, cancel: Cancellati
             let Some((start, quiet)) = role(&core, &cancel).await else { return };
             match launch(&core, &command, &start, quiet).await {
                 Ok((process, child)) => {
-                    core.host.runs(Arc::clone(&process), true);
+                    core.host.runs(Arc::clone(&process), true, start == Start::Replica);
                     end_if_fenced(&core, &process, &start);
                     attend(&core, &process, Some(child), &cancel).await
                 }
@@ -173,6 +177,8 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         rolefile::write(path, start, quiet)
             .map_err(|e| format!("the role file {} can't be written: {e}", path.display()))?;
     }
+    let known = core.known.get();
+    let _mended = tokio::task::spawn_blocking(move || unfinished::mend(&known)).await;
     core.contact.forget();
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
     // Beside the file: options on the command line win over all files.
@@ -202,7 +208,11 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
         }
     };
     let identity = process.identity().clone();
-    if let Err(error) = core.known.change(|k| k.child = Some(identity)).await {
+    let noted = core.known.change(|k| {
+        k.child = Some(identity);
+        k.unfinished = true;
+    });
+    if let Err(error) = noted.await {
         tracing::warn!(%error, "the server's process can't be noted: a restarted agent finds it by its pid file only");
     }
     Ok((process, spawned))

@@ -147,12 +147,17 @@ impl Watchdog {
         let Some(state) = asked.map(|s| s.value) else { return Ok(()) };
         let local = self.local();
         let core = &self.core;
-        let verdict = verdict(Some(&state), &core.config.node, &core.duty.get(), local);
+        let seen = core.duty.get();
+        let verdict = verdict(Some(&state), &core.config.node, &seen, local);
         if state.epoch != epoch || !verdict.acts.contains(&Act::Open) {
             return Ok(());
         }
         tracing::info!(epoch, "the state names this server primary: it is made writable");
         note(core, move |duty| {
+            // An order may have come in between.
+            if (duty.last_order, duty.role) != (seen.last_order, seen.role) {
+                return;
+            }
             duty.role = ServerRole::Primary;
             duty.role_epoch = epoch;
             duty.opened = Some((duty.last_order.term, epoch));
@@ -161,6 +166,9 @@ impl Watchdog {
             duty.self_fenced = false;
         })
         .await?;
+        if core.duty.get().opened.is_none_or(|(_, opened)| opened != epoch) {
+            return Ok(());
+        }
         open(core, epoch, OpenWait::OnlyIfServing(ACKER)).await
     }
 }

@@ -1,6 +1,10 @@
 //! Servers and hosts that die.
 
-use anyhow::ensure;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
 use baton_testbed::cluster::{Fault, Ledger};
 use baton_testbed::{DEADLINE, scenario, wait_for, wait_until};
 
@@ -14,6 +18,45 @@ fn primary_killed_is_replaced_and_returns_as_a_replica() {
 #[test]
 fn primarys_host_without_power_is_replaced_and_returns_as_a_replica() {
     scenario("host_crashed", |bed| rounds(&bed.cluster().start()?, Fault::Crashed, 1));
+}
+
+#[test]
+fn server_that_was_killed_in_the_middle_of_its_recovery_recovers_and_returns() {
+    scenario("killed_in_recovery", |bed| {
+        let cluster = bed.cluster().start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let old = cluster.primary()?.clone();
+        let file = old.value("SELECT @@GLOBAL.log_bin_basename")? + ".000001";
+        cluster.net().cut(old.host(), cluster.relays()[0].host())?;
+        // Commits that wait for their ack are in the binlog, and only prepared in the engine.
+        wait_for("commits to wait", DEADLINE, || {
+            let waiting = old.value("SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Rpl_semi_sync_master_wait_sessions'")?;
+            Ok((waiting != "0").then_some(()))
+        })?;
+        old.crash()?;
+        cluster.net().mend_all()?;
+        writers.wait_elsewhere(&old)?;
+        // What a server leaves that is killed after it has cut off the end of its binlog, and before what it rolls back is on the disk.
+        close_binlog(Path::new(&file))?;
+        old.agent().start()?;
+        cluster.wait_settled()?;
+        let log = std::fs::read_to_string(old.agent().log_file())?;
+        ensure!(log.contains("its binlog is marked as in use"), "the server did not need what this tests: {log}");
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+/// Takes the flag "in use" (bit 0 of the flags of its format description event) from a binlog file.
+fn close_binlog(path: &Path) -> Result<()> {
+    const FLAGS: u64 = 4 + 17;
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut flags = [0];
+    file.read_exact_at(&mut flags, FLAGS)?;
+    ensure!(flags[0] & 1 == 1, "{} is closed already", path.display());
+    file.write_all_at(&[flags[0] & !1], FLAGS)?;
+    Ok(())
 }
 
 #[test]

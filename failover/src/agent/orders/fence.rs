@@ -1,4 +1,4 @@
-//! `fence`: the server is ended at once and for good.
+//! `fence`: the server is ended at once and for good; one that has started as a replica since is fenced already.
 
 use std::time::Duration;
 
@@ -21,12 +21,44 @@ const GOODBYE: Duration = Duration::from_millis(20);
 pub(super) async fn fence(core: &Core, number: OrderNumber) -> Result<OrderResult, Refusal> {
     tracing::warn!(term = number.term, epoch = number.epoch, step = number.step, order = "fence", "ordered");
     core.desk.supersede(number);
+    if is_harmless(core) && spare(core, number).await {
+        core.metrics.order("fence", true);
+        return Ok(OrderResult { killed: Some(true), ..OrderResult::default() });
+    }
     let killed = fence_now(core, Some(number), false).await;
     core.metrics.order("fence", killed);
     if killed {
         return Ok(OrderResult { killed: Some(true), ..OrderResult::default() });
     }
     Err(Refusal::silent("the server could not be killed in time", "order it again; see the agent's log"))
+}
+
+/// Whether the process that could commit is gone, and the one that lives was started as a replica and never opened. The order is late then: a
+/// kill would only hit the server in the middle of its recovery.
+fn is_harmless(core: &Core) -> bool {
+    let duty = core.duty.get();
+    let replica = matches!(duty.role, ServerRole::Fenced | ServerRole::Replica | ServerRole::Diverged);
+    let state = core.host.state();
+    replica && duty.opened.is_none() && state.as_replica && state.alive().is_some_and(|p| p.is_alive())
+}
+
+/// Notes the order, and lets the server live if nothing has begun to open it meanwhile. Whoever opens says so to `host` first and looks at the
+/// role then; here it is the other way round: one of both sees the other.
+async fn spare(core: &Core, number: OrderNumber) -> bool {
+    let noted = core.duty.change(move |duty| {
+        if duty.role != ServerRole::Primary {
+            duty.last_order = duty.last_order.max(number);
+        }
+    });
+    if noted.await.is_err() || core.duty.get().last_order < number {
+        return false;
+    }
+    let spared = is_harmless(core);
+    if spared {
+        core.address.drop_now().await;
+        tracing::info!("the server was started as a replica since it was fenced: it goes on");
+    }
+    spared
 }
 
 /// Kills the server and removes the address: the one waits for the other for a moment only, and neither for a disk. Whether the server is dead.

@@ -197,6 +197,10 @@ pub(super) async fn ordered_open(core: &Core, number: OrderNumber, acker_ms: u64
 
 /// Makes the server writable, semi-sync first, and takes the address. The caller has seen to it that it may, and has noted it.
 pub async fn open(core: &Core, epoch: u64, wait: OpenWait) -> Result<(), Refusal> {
+    core.host.opens();
+    if core.duty.get().role != ServerRole::Primary {
+        return Err(Refusal::Superseded);
+    }
     let mut session = core.db.connect().await?;
     if let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? {
         let source = columns(row).remove("Master_Host").unwrap_or_default();
