@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, BoxFuture, Changes, EtcdHealth, View};
-use crate::config::{Address, Config, ConfigError, Problem};
+use crate::config::{Ack, Address, Config, ConfigError, Problem};
 use crate::failpoint;
 use crate::fanout::{self, Registry};
 use crate::lag::{self, LagReport, LagTracker};
@@ -23,6 +23,8 @@ use crate::metrics::Metrics;
 use crate::tls;
 use crate::upstream::{self, Announced, Control, PromiseAnswer, PromiseError, UpstreamStatus};
 
+/// Between two syncs of the log where what was received is acknowledged: what is durable, which is what replicas are sent, comes that much later.
+const RECEIVED_PAUSE: Duration = Duration::from_millis(5);
 /// How long the parts may take to end once told to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -92,6 +94,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         retain: config.log.retain,
         retain_bytes: config.log.retain_bytes,
         retain_hard_bytes: config.log.retain_hard_bytes,
+        // Commits wait for nothing on the disk then: syncing for each would only slow down a primary that has its own log there.
+        sync_pause: if config.upstream.ack == Ack::Received { RECEIVED_PAUSE } else { Duration::ZERO },
         ..log::LogConfig::default()
     };
     let promise = PromiseFile::open(&*storage)?;

@@ -39,6 +39,9 @@ pub struct LogConfig {
     pub ring_bytes: usize,
     /// Bytes that may wait for the writer before [`Appender::append`] waits.
     pub queue_bytes: usize,
+    /// Between two syncs at least, so that each serves more: what is written meanwhile becomes visible that much later. For a log that nobody waits
+    /// for to be durable; zero where somebody does.
+    pub sync_pause: Duration,
 }
 
 impl Default for LogConfig {
@@ -50,6 +53,7 @@ impl Default for LogConfig {
             retain_hard_bytes: None,
             ring_bytes: 16 << 20,
             queue_bytes: 32 << 20,
+            sync_pause: Duration::ZERO,
         }
     }
 }

@@ -45,6 +45,13 @@ pub(super) enum Job {
     DropPartial(oneshot::Sender<Result<Option<LogPos>, AppendError>>),
 }
 
+/// What is whole and written, and not durable yet.
+struct Unsynced {
+    whole: u64,
+    transactions: Vec<Transaction>,
+    received: Micros,
+}
+
 /// Everything whole is durable, and nothing else is there.
 pub(super) struct Settled {
     pub(super) head: Option<Arc<Head>>,
@@ -60,6 +67,9 @@ pub(super) struct Writer {
     retention_done: Instant,
     pub(super) tail: Option<Tail>,
     pub(super) gtid: GtidPosition,
+    /// What the next sync makes visible, and when the last one was.
+    unsynced: Option<Unsynced>,
+    synced: Instant,
     /// A job taken while a group was gathered.
     stash: Option<Job>,
     /// Bytes behind the head that were to be written last: with less room than that, a failed disk has not recovered.
@@ -70,7 +80,18 @@ impl Writer {
     pub(super) fn new(log: Arc<Log>, mark: Option<Mark>, tail: Option<Tail>) -> Self {
         let gtid = log.head().map_or_else(|| log.empty_gtid(), |head| head.gtid.clone());
         let now = Instant::now();
-        Self { log, mark, mark_synced: now, retention_done: now, tail, gtid, stash: None, wanted: 0 }
+        Self {
+            log,
+            mark,
+            mark_synced: now,
+            retention_done: now,
+            tail,
+            gtid,
+            unsynced: None,
+            synced: now,
+            stash: None,
+            wanted: 0,
+        }
     }
 
     /// Where the next byte belongs.
@@ -88,15 +109,21 @@ impl Writer {
         loop {
             let job = match self.stash.take() {
                 Some(job) => job,
-                None => match jobs.recv_timeout(TICK) {
+                None => match jobs.recv_timeout(self.until_sync().map_or(TICK, |left| left.min(TICK))) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
+                        if self.until_sync().is_some_and(|left| left.is_zero()) {
+                            self.sync_now();
+                        }
                         self.housekeeping();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
                 },
             };
+            if !matches!(job, Job::Batch(..)) {
+                self.sync_now();
+            }
             match job {
                 Job::Batch(batch, permit) => self.group(batch, permit, jobs),
                 Job::Open(spec, done) => {
@@ -155,7 +182,8 @@ impl Writer {
         };
         let bytes: usize = batches.iter().map(|b| b.data.len()).sum();
         self.wanted = tail.written - tail.whole + bytes as u64;
-        let whole = batches.iter().filter_map(|b| b.whole).max().unwrap_or(0).max(tail.whole);
+        let before = self.unsynced.as_ref().map_or(tail.whole, |u| u.whole);
+        let whole = batches.iter().filter_map(|b| b.whole).max().unwrap_or(0).max(before);
         let received = batches.first().map_or_else(Micros::now, |b| b.received_at);
         let mut transactions = Vec::new();
         let mut data = Vec::with_capacity(batches.len());
@@ -168,16 +196,46 @@ impl Writer {
         }
         // Of a file whose position at the beginning is not known nothing is visible: a start after a kill could not tell it either.
         let whole = if tail.start_known || tail.begun_by(whole) { whole } else { tail.whole };
-        let advances = whole > tail.whole;
-        if advances || tail.unsynced >= SYNC_EVERY {
-            let (bytes, began) = (tail.unsynced, Instant::now());
-            tail.sync()?;
-            log.observed.tell(|o| o.synced(bytes, began.elapsed()));
+        if whole > before {
+            let empty = || Unsynced { whole: before, transactions: Vec::new(), received };
+            let unsynced = self.unsynced.get_or_insert_with(empty);
+            unsynced.whole = whole;
+            unsynced.transactions.extend(transactions);
         }
-        if advances {
+        if tail.unsynced >= SYNC_EVERY || self.until_sync().is_some_and(|left| left.is_zero()) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// How long what is whole waits for its sync; `None` if nothing does.
+    fn until_sync(&self) -> Option<Duration> {
+        let pause = self.log.config.sync_pause;
+        self.unsynced
+            .as_ref()
+            .map(|_| if pause.is_zero() { pause } else { pause.saturating_sub(self.synced.elapsed()) })
+    }
+
+    /// Makes durable what is written, and visible what of it is whole.
+    fn sync(&mut self) -> Result<(), AppendError> {
+        let Some(tail) = &mut self.tail else { return Ok(()) };
+        let (bytes, began) = (tail.unsynced, Instant::now());
+        tail.sync()?;
+        self.synced = Instant::now();
+        self.log.observed.tell(|o| o.synced(bytes, began.elapsed()));
+        if let Some(Unsynced { whole, transactions, received }) = self.unsynced.take() {
             self.publish(whole, transactions, received);
         }
         Ok(())
+    }
+
+    /// Puts nothing off any longer.
+    fn sync_now(&mut self) {
+        if self.unsynced.is_some() {
+            if let Err(error) = self.sync() {
+                self.fail(error);
+            }
+        }
     }
 
     /// Makes everything up to `whole`, which is durable, visible.
@@ -343,6 +401,7 @@ impl Writer {
         if matches!(error, AppendError::Storage(_)) {
             self.log.counters.storage_error(&self.log.observed);
         }
+        self.unsynced = None;
         if let Some(tail) = &mut self.tail {
             if let Err(error) = tail.cut() {
                 tracing::warn!(%error, "what is not durable could not be cut off yet");
@@ -386,6 +445,7 @@ impl Writer {
 
     /// The clean end: nothing but whole transactions, all of it on disk.
     fn finish(&mut self) {
+        self.sync_now();
         let Some(tail) = &mut self.tail else { return self.sync_mark() };
         let cut = if tail.written > tail.whole { tail.cut() } else { Ok(()) };
         if let Err(error) = cut.and_then(|()| tail.sync()) {

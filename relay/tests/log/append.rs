@@ -1,6 +1,7 @@
 //! What comes in goes out, byte for byte, and only when it is whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_relay::log::{AppendError, Chunk, DiskStorage, Log, LogConfig, LogError, LogPos, ReadError};
 use baton_wire::checksum::ChecksumAlg;
@@ -159,6 +160,34 @@ async fn a_transaction_larger_than_all_buffers_passes_and_is_read_from_the_file(
     let mut reader = log.reader(LogPos { file: 1, offset: last }).unwrap();
     let near_head = reader.read(1000, &mut Vec::new()).await.unwrap();
     assert!(matches!(near_head, Chunk::Shared(bytes) if bytes == file.data[last as usize..]));
+}
+
+#[tokio::test]
+async fn syncs_that_are_put_off_come_by_themselves_before_a_rotation_and_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    for (pause, whole) in [(Duration::from_millis(5), 1), (Duration::from_secs(3600), 2)] {
+        let config = LogConfig { sync_pause: pause, ..config() };
+        let dir = dir.path().join(whole.to_string());
+        let (log, mut appender) = Log::open(Arc::new(DiskStorage::open(&dir).unwrap()), config.clone()).unwrap();
+        let mut primary = Primary::new(ChecksumAlg::Crc32, &[]);
+        let one = primary.transaction("0-1-1", 10).transaction("0-1-2", 10).take(1);
+        let two = primary.transaction("0-1-3", 10).take(2);
+        appender.open_file(spec(1)).await.unwrap();
+        let middle = one.transactions[0].ends;
+        for (from, to) in [(4, middle), (middle, one.len())] {
+            appender.append(one.batch(from, to)).await.unwrap();
+        }
+        if whole == 1 {
+            let mut heads = log.subscribe();
+            heads.wait_for(|head| head.as_ref().is_some_and(|h| h.transactions == 2)).await.unwrap();
+        }
+        appender.open_file(spec(2)).await.unwrap();
+        assert_eq!(log.head().unwrap().transactions, 2, "all of a file before the next one");
+        appender.append(two.batch(4, two.len())).await.unwrap();
+        drop(appender);
+        let mut heads = log.subscribe();
+        heads.wait_for(|head| head.as_ref().is_some_and(|h| h.transactions == 3)).await.unwrap();
+    }
 }
 
 #[tokio::test]
