@@ -129,9 +129,10 @@ async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&Log
             hint: "only MariaDB servers can be followed: correct the address".into(),
         });
     }
-    let server_id = client.value("SHOW VARIABLES LIKE 'server_id'").await?;
-    let server_id = number(server_id, "server_id")?;
-    let gtid_binlog_pos = position(client.value("SELECT @@GLOBAL.gtid_binlog_pos").await?)?;
+    // Few statements: commits wait for this where a server has just been promoted.
+    let known = client.query("SELECT @@GLOBAL.server_id, @@GLOBAL.gtid_binlog_pos").await?;
+    let [server_id, gtid_binlog_pos] = known.into_iter().next().and_then(|row| row.try_into().ok()).unwrap_or_default();
+    let (server_id, gtid_binlog_pos) = (number(server_id, "server_id")?, position(gtid_binlog_pos)?);
     let mut server = ServerFacts { server_id, gtid_binlog_pos, ..ServerFacts::default() };
     let begins = match aim {
         Aim::Epoch(origin) if end.is_none_or(|e| e.epoch != origin.epoch) => origin.first_file.as_deref(),
@@ -144,6 +145,35 @@ async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&Log
         server.has_file =
             server.gtid_at_head.is_some() || gtid_at(client, &end.upstream_file, FIRST_EVENT).await?.is_some();
     }
+    note_settings(context, client).await?;
+    let mirror = if matches!(aim, Aim::Mirror { .. }) { format!(", @{MIRROR_VARIABLE}=1") } else { String::new() };
+    let period = context.heartbeat.as_nanos();
+    client
+        .query(&format!(
+            "SET @master_heartbeat_period= {period}, @master_binlog_checksum= @@global.binlog_checksum, \
+             @mariadb_slave_capability=4{mirror}"
+        ))
+        .await?;
+    let checksum = match client.value("SELECT @master_binlog_checksum").await?.as_deref() {
+        Some("NONE") => ChecksumAlg::None,
+        _ => ChecksumAlg::Crc32,
+    };
+    Ok(Asked { server, checksum })
+}
+
+/// What the server's settings are, for the status and its warnings.
+async fn note_settings(context: &Context, client: &mut Client) -> Result<(), StreamError> {
+    let all: Vec<String> = SETTINGS.iter().map(|name| format!("@@GLOBAL.{name}")).collect();
+    match client.query(&format!("SELECT {}", all.join(", "))).await {
+        Ok(rows) => {
+            for (name, value) in SETTINGS.into_iter().zip(rows.into_iter().flatten()) {
+                context.note_setting(name, value);
+            }
+            return Ok(());
+        }
+        Err(StreamError::Server { .. }) => {}
+        Err(error) => return Err(error),
+    }
     for name in SETTINGS {
         // Older servers lack some: then readers get what such a server does.
         match client.value(&format!("SELECT @@GLOBAL.{name}")).await {
@@ -152,18 +182,7 @@ async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&Log
             Err(error) => return Err(error),
         }
     }
-    let period = context.heartbeat.as_nanos();
-    client.query(&format!("SET @master_heartbeat_period= {period}")).await?;
-    client.query("SET @master_binlog_checksum= @@global.binlog_checksum").await?;
-    let checksum = match client.value("SELECT @master_binlog_checksum").await?.as_deref() {
-        Some("NONE") => ChecksumAlg::None,
-        _ => ChecksumAlg::Crc32,
-    };
-    client.query("SET @mariadb_slave_capability=4").await?;
-    if matches!(aim, Aim::Mirror { .. }) {
-        client.query(&format!("SET @{MIRROR_VARIABLE}=1")).await?;
-    }
-    Ok(Asked { server, checksum })
+    Ok(())
 }
 
 /// The server's GTID position at a place; `None` if it has no such place. It reads the file up to there: from a cold disk that takes longer

@@ -176,14 +176,22 @@ struct Held {
     link: Option<Link>,
 }
 
+/// An address that nobody answered for, and when that was.
+struct Asked {
+    vip: Vip,
+    at: Instant,
+    /// What it was asked over, to announce it by: to open another one takes the kernel 10 ms.
+    link: Option<Link>,
+}
+
 /// What the thread owns.
 struct Holder {
     interface: String,
     valid_for: Duration,
     status: watch::Sender<AddressStatus>,
     held: Option<Held>,
-    /// An address that nobody answered for, and when that was.
-    asked: Option<(Vip, Instant)>,
+    /// An address that nobody answered for.
+    asked: Option<Asked>,
     /// When taking it last failed.
     tried: Option<Instant>,
     netlink: Option<Netlink>,
@@ -239,16 +247,15 @@ impl Holder {
 
     /// Whether nobody answered for the address a short while ago.
     fn asked_lately(&self, vip: Vip) -> bool {
-        self.asked.is_some_and(|(asked, at)| asked == vip && at.elapsed() < ASKED)
+        self.asked.as_ref().is_some_and(|asked| asked.vip == vip && asked.at.elapsed() < ASKED)
     }
 
     fn take(&mut self, vip: Vip) -> Result<(), String> {
         if !self.asked_lately(vip) {
             self.ask(vip)?;
         }
-        self.asked = None;
+        let link = self.asked.take().and_then(|asked| asked.link);
         let (index, now) = (self.add(vip)?, Instant::now());
-        let link = Link::open(&self.interface, vip.ip).ok().flatten();
         self.held = Some(Held { vip, index, renewed: now, taken: now, announced: 0, next: now, link });
         self.status.send_replace(AddressStatus { held: Some(vip), error: None });
         tracing::info!(%vip, interface = self.interface, "the virtual IP is held");
@@ -288,7 +295,7 @@ impl Holder {
         match owner {
             Some(mac) => Err(format!("{} is taken by another host with the hardware address {}", vip.ip, shown(mac))),
             None => {
-                self.asked = Some((vip, Instant::now()));
+                self.asked = Some(Asked { vip, at: Instant::now(), link });
                 Ok(())
             }
         }
@@ -299,7 +306,7 @@ impl Holder {
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let peer = peers.get(&mac);
         if let Some(peer) = peer {
-            tracing::warn!(%vip, peer, mac = shown(mac), "a deposed server's host still answers for the virtual IP: it is taken all the same");
+            tracing::info!(%vip, peer, mac = shown(mac), "a deposed server's host still answers for the virtual IP: it is taken all the same");
         }
         peer.is_some()
     }

@@ -2,11 +2,13 @@
 //!
 //! `read_only=1` waits for running statements and commits, and new writes wait behind it. So it is given a time, what stands in its way is cut
 //! after `drain_ms`, and it is taken back as a whole if it can't be had. A session that waits for an acknowledgement is never killed: that would
-//! complete its commit without one.
+//! complete its commit without one. The order is answered as soon as nothing can be committed; clients and address go while the candidate is made
+//! ready, and the next order waits for that.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, confirm, events, must_live, note, wants_unblock};
@@ -18,6 +20,8 @@ use crate::model::{OrderNumber, OrderResult, ServerRole};
 
 /// For the sessions of clients to end, whose address is about to go: without it they would hear of their end by a retransmission, after 200 ms.
 const GOODBYE: Duration = Duration::from_millis(3);
+/// The address goes after so long, whoever has heard of it.
+const LONGEST_GOODBYE: Duration = Duration::from_millis(30);
 /// Between two looks at what stands in the way.
 const LOOK: Duration = Duration::from_millis(10);
 /// Bounds of what may be ordered.
@@ -44,6 +48,7 @@ pub(super) async fn block(
     number: OrderNumber,
     bounds: Bounds,
     superseded: &CancellationToken,
+    early: oneshot::Sender<OrderResult>,
 ) -> Result<OrderResult, Refusal> {
     must_live(core)?;
     let role = core.duty.get().role;
@@ -54,8 +59,9 @@ pub(super) async fn block(
         ));
     }
     let epoch = number.epoch;
-    note(core, number, move |duty| duty.blocked = Some(Blocked { epoch, closing: true })).await?;
-    let (control, blocker) = tokio::join!(core.db.connect(), core.db.connect());
+    let noted = note(core, number, move |duty| duty.blocked = Some(Blocked { epoch, closing: true }));
+    let (noted, control, blocker) = tokio::join!(noted, core.db.connect(), core.db.connect());
+    noted?;
     let (mut control, mut blocker) = match (control, blocker) {
         (Ok(control), Ok(blocker)) => (control, blocker),
         (Err(error), _) | (_, Err(error)) => return Err(give_up(core, None, error.into()).await),
@@ -65,7 +71,12 @@ pub(super) async fn block(
         Err(refusal) => return Err(give_up(core, Some(&mut control), refusal).await),
     };
     core.note_opened(None);
-    Ok(OrderResult { gtid: Some(gtid), ..OrderResult::default() })
+    let result = OrderResult { gtid: Some(gtid), ..OrderResult::default() };
+    // Nothing can be committed here any more: the candidate need not wait for the rest.
+    let _ = early.send(result.clone());
+    let ours = [control.id(), blocker.id()];
+    tidy(core, &mut control, ours, bounds.deadline).await?;
+    Ok(result)
 }
 
 async fn shut(
@@ -118,10 +129,19 @@ async fn shut(
             "end what holds it up (long transactions, global locks), or allow more time",
         ));
     }
-    // Nobody else can commit any more; who is connected would not notice, and stay.
-    if cut(control, &ours).await? > 0 {
-        sleep(GOODBYE).await;
-    }
+    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+}
+
+/// Once nobody else can commit: ends the sessions of clients, who would not notice and stay, and lets go of the address.
+async fn tidy(core: &Core, control: &mut Session, ours: [u32; 2], deadline: Instant) -> Result<(), Refusal> {
+    let goodbye = async {
+        if cut(control, &ours).await? > 0 {
+            sleep(GOODBYE).await;
+        }
+        Ok::<(), SqlError>(())
+    };
+    // The next primary takes the address in a moment.
+    let told = timeout(LONGEST_GOODBYE, goodbye).await;
     let closed = core.duty.change(|duty| {
         if let Some(blocked) = &mut duty.blocked {
             blocked.closing = false;
@@ -131,12 +151,23 @@ async fn shut(
     closed.map_err(|e| {
         Refusal::silent(format!("that writes are blocked can't be noted: {e}"), "mend the disk that holds data_dir")
     })?;
+    let mut fresh;
+    let control = match told {
+        Ok(told) => {
+            told?;
+            control
+        }
+        // Left in the middle of a statement.
+        Err(_) => {
+            fresh = core.db.connect().await?;
+            &mut fresh
+        }
+    };
     while cut(control, &ours).await? > 0 && Instant::now() < deadline {
         sleep(LOOK / 5).await;
     }
     // Not before: it would wait for a global lock that somebody holds.
-    events::disable(control).await?;
-    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+    Ok(events::disable(control).await.map(drop)?)
 }
 
 /// Sessions of clients, but not those of the agent, of replication and of the server itself, nor those whose commit is under way.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use super::core::Core;
 use super::sql::SqlError;
@@ -101,13 +102,18 @@ impl From<SqlError> for Refusal {
     }
 }
 
-/// Obeys an order, or says why not. Goes on to its end even if whoever ordered does not wait for the answer.
+/// Obeys an order, or says why not. Goes on to its end even if whoever ordered does not wait for the answer, or has it already.
 pub async fn obey(core: Arc<Core>, order: Order) -> Result<OrderResult, Refusal> {
-    let task = tokio::spawn(async move { Box::pin(run(&core, order)).await });
-    task.await.unwrap_or_else(|e| Err(Refusal::silent(format!("the order ended in the middle: {e}"), "order it again")))
+    let (early, told) = oneshot::channel();
+    let mut task = tokio::spawn(async move { Box::pin(run(&core, order, early)).await });
+    let done = tokio::select! {
+        done = &mut task => done,
+        Ok(result) = told => return Ok(result),
+    };
+    done.unwrap_or_else(|e| Err(Refusal::silent(format!("the order ended in the middle: {e}"), "order it again")))
 }
 
-async fn run(core: &Arc<Core>, order: Order) -> Result<OrderResult, Refusal> {
+async fn run(core: &Arc<Core>, order: Order, early: oneshot::Sender<OrderResult>) -> Result<OrderResult, Refusal> {
     let (number, name) = (order.number, order.kind.name());
     check(core, number)?;
     if order.kind == (OrderKind::Fence {}) {
@@ -121,7 +127,7 @@ async fn run(core: &Arc<Core>, order: Order) -> Result<OrderResult, Refusal> {
     let result = match order.kind {
         OrderKind::Fence {} => Ok(OrderResult::default()),
         OrderKind::Block { drain_ms, timeout_ms } => {
-            block::block(core, number, block::Bounds::new(drain_ms, timeout_ms), &turn.superseded).await
+            block::block(core, number, block::Bounds::new(drain_ms, timeout_ms), &turn.superseded, early).await
         }
         OrderKind::Unblock {} => block::unblock(core, number).await,
         OrderKind::CatchUp { gtid, timeout_ms } => {

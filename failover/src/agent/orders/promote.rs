@@ -31,13 +31,13 @@ pub(super) async fn catch_up(
     superseded: &CancellationToken,
 ) -> Result<OrderResult, Refusal> {
     must_live(core)?;
-    note(core, number, |_| ()).await?;
     if !target.is_empty() {
         // Not in a switchover's preparation, when the address is rightly held.
         ask_for_address(core);
     }
     let limit = Duration::from_millis(timeout_ms.min(LONGEST));
-    let (watcher, waiter) = tokio::join!(core.db.connect(), core.db.connect());
+    let (noted, watcher, waiter) = tokio::join!(note(core, number, |_| ()), core.db.connect(), core.db.connect());
+    noted?;
     let (mut watcher, mut waiter) = (watcher?, waiter?);
     let received = start_appliers(&mut watcher).await?;
     let target = if target.is_empty() { received.as_str() } else { target };
@@ -103,14 +103,15 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
             "order open, or a new epoch",
         ));
     }
-    note(core, number, move |duty| {
+    let noted = note(core, number, move |duty| {
         duty.role = ServerRole::Primary;
         duty.role_epoch = number.epoch;
         duty.following = None;
         duty.blocked = None;
-    })
-    .await?;
-    let mut session = core.db.connect().await?;
+    });
+    let (noted, session) = tokio::join!(noted, core.db.connect());
+    noted?;
+    let mut session = session?;
     let is_replica = session.first::<Row>("SHOW SLAVE STATUS").await?.is_some();
     if !is_replica {
         if let Some(told) = told_before(&mut session, before.prepared).await? {
@@ -181,26 +182,33 @@ pub enum OpenWait {
 /// As ordered.
 pub(super) async fn ordered_open(core: &Core, number: OrderNumber, acker_ms: u64) -> Result<OrderResult, Refusal> {
     must_live(core)?;
-    confirm(core, number, wants_open).await?;
-    note(core, number, move |duty| {
-        duty.role = ServerRole::Primary;
-        duty.role_epoch = number.epoch;
-        duty.opened = Some((number.term, number.epoch));
-        duty.blocked = None;
-        duty.following = None;
-        duty.self_fenced = false;
-    })
-    .await?;
-    open(core, number.epoch, OpenWait::Acker(Duration::from_millis(acker_ms.min(LONGEST)))).await?;
+    let wait = OpenWait::Acker(Duration::from_millis(acker_ms.min(LONGEST)));
+    let noted = async {
+        confirm(core, number, wants_open).await?;
+        note(core, number, move |duty| {
+            duty.role = ServerRole::Primary;
+            duty.role_epoch = number.epoch;
+            duty.opened = Some((number.term, number.epoch));
+            duty.blocked = None;
+            duty.following = None;
+            duty.self_fenced = false;
+        })
+        .await
+    };
+    // Each waits for others: for etcd and a disk, and for the acker.
+    let ((), session) = tokio::try_join!(noted, ready(core, wait))?;
+    make_writable(core, number.epoch, session).await?;
     Ok(OrderResult::default())
 }
 
 /// Makes the server writable, semi-sync first, and takes the address. The caller has seen to it that it may, and has noted it.
 pub async fn open(core: &Core, epoch: u64, wait: OpenWait) -> Result<(), Refusal> {
-    core.host.opens();
-    if core.duty.get().role != ServerRole::Primary {
-        return Err(Refusal::Superseded);
-    }
+    let session = ready(core, wait).await?;
+    make_writable(core, epoch, session).await
+}
+
+/// A session of a server that can be made writable, and whose acker is there or was waited for. Changes nothing.
+async fn ready(core: &Core, wait: OpenWait) -> Result<Session, Refusal> {
     let mut session = core.db.connect().await?;
     if let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? {
         let source = columns(row).remove("Master_Host").unwrap_or_default();
@@ -214,6 +222,14 @@ pub async fn open(core: &Core, epoch: u64, wait: OpenWait) -> Result<(), Refusal
         OpenWait::Acker(limit) => wait_for_acker(&mut session, limit).await?,
         OpenWait::OnlyIfServing(limit) if serving != 0 => wait_for_acker(&mut session, limit).await?,
         OpenWait::OnlyIfServing(_) => {}
+    }
+    Ok(session)
+}
+
+async fn make_writable(core: &Core, epoch: u64, mut session: Session) -> Result<(), Refusal> {
+    core.host.opens();
+    if core.duty.get().role != ServerRole::Primary {
+        return Err(Refusal::Superseded);
     }
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
     session.run("SET GLOBAL read_only=0").await?;
