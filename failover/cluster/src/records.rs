@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
-use crate::state::{Cause, OperationKind, Tail};
+use crate::state::{Cause, ClusterState, OperationKind, Tail};
 
 /// `nodes/<name>`: a database server with its agent, as the agent announces it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -166,4 +166,15 @@ pub struct PausedRecord {
     pub reason: String,
     /// RFC 3339.
     pub since: String,
+}
+
+/// `left`: the cluster was given up. Nobody changes anything any more; relays go on as `state` says, agents leave their servers as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LeftRecord {
+    /// The last state.
+    pub state: ClusterState,
+    /// Who gave it up.
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
 }

@@ -29,6 +29,7 @@ pub use fence::fence_now;
 pub use follow::resume;
 pub use number::{NotObeyed, admit, wants_open, wants_unblock};
 pub use promote::{OpenWait, open};
+pub use release::let_go;
 
 /// Why an order was not obeyed, or not to its end.
 #[derive(Debug, Clone, Error)]
@@ -200,7 +201,7 @@ async fn note(
         // A fence waits for nobody: it may have come in between.
         if duty.last_order <= number {
             duty.last_order = number;
-            duty.released = false;
+            duty.given_up = None;
             change(duty);
         }
     });
