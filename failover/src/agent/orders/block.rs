@@ -19,22 +19,27 @@ use crate::model::{OrderNumber, OrderResult, ServerRole};
 /// For the sessions of clients to end, whose address is about to go: without it they would hear of their end by a retransmission, after 200 ms.
 const GOODBYE: Duration = Duration::from_millis(3);
 /// Between two looks at what stands in the way.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 /// Bounds of what may be ordered.
 const LONGEST: u64 = 10 * 60 * 1000;
 
 /// Until when.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     drained: Instant,
     deadline: Instant,
 }
 
 impl Bounds {
     /// Counted from now.
-    pub(super) fn new(drain_ms: u64, timeout_ms: u64) -> Self {
+    pub(crate) fn new(drain_ms: u64, timeout_ms: u64) -> Self {
         let after = |ms: u64| Instant::now() + Duration::from_millis(ms.min(LONGEST));
         Self { drained: after(drain_ms), deadline: after(timeout_ms) }
+    }
+
+    /// Whether all of the time has passed.
+    pub(crate) fn over(self) -> bool {
+        Instant::now() >= self.deadline
     }
 }
 
@@ -72,7 +77,7 @@ async fn shut(
     core: &Core,
     control: &mut Session,
     blocker: &mut Session,
-    Bounds { drained, deadline }: Bounds,
+    bounds: Bounds,
     superseded: &CancellationToken,
 ) -> Result<String, Refusal> {
     let ours = [control.id(), blocker.id()];
@@ -86,6 +91,36 @@ async fn shut(
         })?;
         events::scheduler(control, false).await?;
     }
+    stop_writes(control, blocker, bounds, superseded).await?;
+    // Nobody else can commit any more; who is connected would not notice, and stay.
+    if cut(control, &ours).await? > 0 {
+        sleep(GOODBYE).await;
+    }
+    let closed = core.duty.change(|duty| {
+        if let Some(blocked) = &mut duty.blocked {
+            blocked.closing = false;
+        }
+    });
+    let (closed, ()) = tokio::join!(closed, core.address.drop_now());
+    closed.map_err(|e| {
+        Refusal::silent(format!("that writes are blocked can't be noted: {e}"), "mend the disk that holds data_dir")
+    })?;
+    while cut(control, &ours).await? > 0 && !bounds.over() {
+        sleep(LOOK / 5).await;
+    }
+    // Not before: it would wait for a global lock that somebody holds.
+    events::disable(control).await?;
+    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+}
+
+/// `read_only=1` within bounds, or as before. `control` cuts what stands in the way of `blocker` once the time for draining is over.
+pub(crate) async fn stop_writes(
+    control: &mut Session,
+    blocker: &mut Session,
+    Bounds { drained, deadline }: Bounds,
+    superseded: &CancellationToken,
+) -> Result<(), Refusal> {
+    let ours = [control.id(), blocker.id()];
     let patience = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(5);
     // Should the agent die now, the server gives up waiting by itself.
     blocker.run(&format!("SET SESSION lock_wait_timeout={}", patience.as_secs() + 1)).await?;
@@ -118,25 +153,7 @@ async fn shut(
             "end what holds it up (long transactions, global locks), or allow more time",
         ));
     }
-    // Nobody else can commit any more; who is connected would not notice, and stay.
-    if cut(control, &ours).await? > 0 {
-        sleep(GOODBYE).await;
-    }
-    let closed = core.duty.change(|duty| {
-        if let Some(blocked) = &mut duty.blocked {
-            blocked.closing = false;
-        }
-    });
-    let (closed, ()) = tokio::join!(closed, core.address.drop_now());
-    closed.map_err(|e| {
-        Refusal::silent(format!("that writes are blocked can't be noted: {e}"), "mend the disk that holds data_dir")
-    })?;
-    while cut(control, &ours).await? > 0 && Instant::now() < deadline {
-        sleep(LOOK / 5).await;
-    }
-    // Not before: it would wait for a global lock that somebody holds.
-    events::disable(control).await?;
-    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+    Ok(())
 }
 
 /// Sessions of clients, but not those of the agent, of replication and of the server itself, nor those whose commit is under way.
@@ -151,7 +168,7 @@ fn sessions(ours: &[u32; 2]) -> String {
 }
 
 /// Ends the sessions of clients; how many there were.
-async fn cut(control: &mut Session, ours: &[u32; 2]) -> Result<usize, SqlError> {
+pub(crate) async fn cut(control: &mut Session, ours: &[u32; 2]) -> Result<usize, SqlError> {
     let found: Vec<(u64,)> = control.rows(&format!("SELECT ID {}", sessions(ours))).await?;
     for (id,) in &found {
         match control.run(&format!("KILL CONNECTION {id}")).await {

@@ -3,15 +3,15 @@
 //! Promises: an order is obeyed only if it is not late; its number, and what it makes of this node, are on disk before the server is touched (but
 //! for `fence`, which can't wait for a disk); each can be repeated; an error means that its effect is not known to be there.
 
-mod acker;
-mod block;
+pub(crate) mod acker;
+pub(crate) mod block;
 mod clone;
 mod desk;
-mod events;
+pub(crate) mod events;
 mod fence;
-mod follow;
+pub(crate) mod follow;
 mod number;
-mod promote;
+pub(crate) mod promote;
 mod release;
 
 use std::sync::Arc;
