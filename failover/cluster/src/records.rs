@@ -12,7 +12,7 @@ pub struct NodeRecord {
     pub name: String,
     /// `host:port` of its server, the preferred path first.
     pub mysql: Vec<String>,
-    /// `host:port` of the agent's HTTP.
+    /// `host:port` of the agent's HTTP; empty: not known; [`NO_AGENT`](Self::NO_AGENT).
     pub http: String,
     /// What shares a host dies together.
     #[serde(default)]
@@ -30,6 +30,16 @@ pub struct NodeRecord {
     pub hardware: String,
     /// Version of the agent.
     pub version: String,
+}
+
+impl NodeRecord {
+    /// In place of the agent's address: the controllers' configuration says that there is none, and the server is ordered over SQL.
+    pub const NO_AGENT: &str = "none";
+
+    /// Whether it is known that there is no agent.
+    pub fn has_no_agent(&self) -> bool {
+        self.http == Self::NO_AGENT
+    }
 }
 
 /// `relays/<name>`, as the relay announces it.

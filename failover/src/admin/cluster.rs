@@ -299,10 +299,10 @@ fn node(
         None => ("unknown", None),
     };
     let agent = match facts.agent.as_ref().map(|s| &s.value) {
+        _ if facts.record.has_no_agent() => "none",
         Some(AgentFacts::Answers(_)) => "answers",
         Some(AgentFacts::Refused) => "refused",
         Some(AgentFacts::Silent) => "silent",
-        None if facts.record.http.is_empty() => "none",
         None => "unknown",
     };
     let primary = state.is_some_and(|s| s.primary.as_deref() == Some(name));
@@ -344,7 +344,7 @@ fn node(
         site: facts.record.site.clone(),
         priority: facts.record.priority,
         mysql: facts.record.mysql.clone(),
-        http: facts.record.http.clone(),
+        http: if facts.record.has_no_agent() { String::new() } else { facts.record.http.clone() },
         server_id: server.map(|s| s.server_id).or(facts.record.server_id),
         server_version: server.map(|s| s.version.clone()),
         address: status.and_then(|s| s.address.clone()),

@@ -18,13 +18,14 @@ use tokio::time::{Instant, sleep};
 
 use super::App;
 use super::cluster::status;
+use super::orders::give;
 use super::reads::etcd_error;
 use super::requests::{hand_on, read};
 use crate::act::history::now;
 use crate::config::ControllerConfig;
 use crate::config::controller::AddressProvider;
 use crate::http::ApiError;
-use crate::model::{ClusterFacts, NodeFacts};
+use crate::model::{ClusterFacts, NodeFacts, OrderKind};
 
 /// For the agents to let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +93,13 @@ pub(super) async fn leave(State(app): State<App>, body: Result<Bytes, BytesRejec
             error => etcd_error(&error),
         })?;
         tracing::warn!(by = left.by, epoch = left.state.epoch, "the cluster is given up");
+    }
+    // Nobody there sees by himself that the cluster was given up.
+    let without_agent = picture.facts.nodes.iter().filter(|(_, node)| node.record.has_no_agent());
+    for (name, _) in without_agent {
+        if let Err(error) = give(&app, name, OrderKind::Release {}).await {
+            tracing::warn!(node = name, error = error.error(), "semi-sync can't be switched off there");
+        }
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -171,6 +179,9 @@ fn answer(config: &ControllerConfig, left: &LeftRecord, facts: &ClusterFacts, dr
 fn node_left(name: &str, node: &NodeFacts) -> NodeLeft {
     let (done, why) = match status(node) {
         Some(status) if status.given_up.is_some() => (true, None),
+        _ if node.record.has_no_agent() => {
+            (false, Some("SET GLOBAL rpl_semi_sync_master_enabled=OFF is to be run on it".to_owned()))
+        }
         Some(_) => (false, Some("its agent has not let go of it".to_owned())),
         None => (false, Some("its agent does not answer: it lets go of it when it is back".to_owned())),
     };
