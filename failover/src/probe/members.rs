@@ -46,6 +46,14 @@ struct Task {
     cancel: CancellationToken,
 }
 
+/// What every look needs.
+struct With {
+    options: Options,
+    client: Client,
+    board: Arc<Board>,
+    etcd: watch::Receiver<Arc<Snapshot>>,
+}
+
 /// Looks at everybody until cancelled.
 pub async fn watch(
     options: Options,
@@ -55,6 +63,7 @@ pub async fn watch(
     cancel: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
+    let with = With { options: options.clone(), client, board: Arc::clone(&board), etcd: etcd.clone() };
     let mut tasks: BTreeMap<String, Task> = BTreeMap::new();
     loop {
         let snapshot = Arc::clone(&etcd.borrow_and_update());
@@ -95,7 +104,7 @@ pub async fn watch(
                 continue;
             }
             let token = cancel.child_token();
-            start(&key, &about, &options, &client, &board, &etcd, &token, &tracker);
+            start(&key, &about, &with, &token, &tracker);
             tasks.insert(key, Task { about, cancel: token });
         }
         tokio::select! {
@@ -109,16 +118,8 @@ pub async fn watch(
     tracker.wait().await;
 }
 
-fn start(
-    key: &str,
-    about: &str,
-    options: &Options,
-    client: &Client,
-    board: &Arc<Board>,
-    etcd: &watch::Receiver<Arc<Snapshot>>,
-    cancel: &CancellationToken,
-    tracker: &TaskTracker,
-) {
+fn start(key: &str, about: &str, with: &With, cancel: &CancellationToken, tracker: &TaskTracker) {
+    let With { options, client, board, etcd } = with;
     let (kind, name) = key.split_once('/').unwrap_or_default();
     let (name, at) = (name.to_owned(), about.to_owned());
     let (client, board, cancel, limit) = (client.clone(), Arc::clone(board), cancel.clone(), options.timeout);
