@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::act::{Hands, Runner, RunnerOptions, address};
+use crate::act::{Hands, Runner, RunnerOptions, Servers, address};
 use crate::admin;
 use crate::config::ControllerConfig;
 use crate::config::controller::AddressProvider;
@@ -100,6 +100,7 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
 
     let looking = tokio::spawn(probe::watch(
         probe::Options {
+            cluster: config.cluster.clone(),
             controller: config.name.clone(),
             nodes: config.nodes.clone(),
             relays: config.relays.clone(),
@@ -135,7 +136,7 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
         config: Arc::clone(&config),
         store,
         board,
-        hands: Hands { client },
+        hands: Hands { client, servers: Servers::new(&config.mysql, leadership.clone(), etcd.clone()) },
         leadership,
         etcd,
         commands: commanded,

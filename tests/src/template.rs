@@ -48,7 +48,8 @@ pub fn server_version() -> Result<String> {
 pub enum Accounts {
     /// `repl`, `monitor` and `app`: a server that a relay or a replica is attached to by hand.
     Plain,
-    /// Those of a cluster: one for the agent, one for each relay, one for the controllers' probes; replicas have none.
+    /// Those of a cluster: one for the agent, one for each relay, one for the controllers' probes and one for their orders to servers without an
+    /// agent; replicas have none.
     Cluster,
 }
 
@@ -120,6 +121,8 @@ fn clustered() -> String {
          CREATE DATABASE sbtest;\n\
          CREATE USER baton@localhost IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
          GRANT ALL ON *.* TO baton@localhost WITH GRANT OPTION;\n\
+         CREATE USER baton_sql@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
+         GRANT ALL ON *.* TO baton_sql@'%' WITH GRANT OPTION;\n\
          CREATE USER baton_probe@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\
          GRANT SLAVE MONITOR ON *.* TO baton_probe@'%';\n\
          CREATE USER baton_lag@'%' IDENTIFIED BY '{CLUSTER_PASSWORD}';\n\

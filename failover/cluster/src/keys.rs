@@ -62,6 +62,11 @@ impl Keys {
         format!("{}paused", self.prefix)
     }
 
+    /// [`LeftRecord`](crate::LeftRecord); the key is there once the cluster was given up, until it is taken up again.
+    pub fn left(&self) -> String {
+        format!("{}left", self.prefix)
+    }
+
     /// Settings that all controllers share, as JSON.
     pub fn config(&self) -> String {
         format!("{}config", self.prefix)

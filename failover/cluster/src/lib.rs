@@ -12,7 +12,7 @@ pub mod store;
 pub use grant::Grant;
 pub use keys::Keys;
 pub use records::{
-    ControllerRecord, EpochRecord, HistoryRecord, LeaderRecord, NodeRecord, PausedRecord, RelayRecord, Stage,
-    SwitchoverRequest,
+    ControllerRecord, EpochRecord, HistoryRecord, LeaderRecord, LeftRecord, NodeRecord, PausedRecord, RelayRecord,
+    Stage, SwitchoverRequest,
 };
 pub use state::{Cause, ClusterState, OperationKind, Phase, RelayAccount, Tail};

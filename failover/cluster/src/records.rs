@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
-use crate::state::{Cause, OperationKind, Tail};
+use crate::state::{Cause, ClusterState, OperationKind, Tail};
 
 /// `nodes/<name>`: a database server with its agent, as the agent announces it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct NodeRecord {
     pub name: String,
     /// `host:port` of its server, the preferred path first.
     pub mysql: Vec<String>,
-    /// `host:port` of the agent's HTTP.
+    /// `host:port` of the agent's HTTP; empty: not known; [`NO_AGENT`](Self::NO_AGENT).
     pub http: String,
     /// What shares a host dies together.
     #[serde(default)]
@@ -30,6 +30,16 @@ pub struct NodeRecord {
     pub hardware: String,
     /// Version of the agent.
     pub version: String,
+}
+
+impl NodeRecord {
+    /// In place of the agent's address: the controllers' configuration says that there is none, and the server is ordered over SQL.
+    pub const NO_AGENT: &str = "none";
+
+    /// Whether it is known that there is no agent.
+    pub fn has_no_agent(&self) -> bool {
+        self.http == Self::NO_AGENT
+    }
 }
 
 /// `relays/<name>`, as the relay announces it.
@@ -166,4 +176,15 @@ pub struct PausedRecord {
     pub reason: String,
     /// RFC 3339.
     pub since: String,
+}
+
+/// `left`: the cluster was given up. Nobody changes anything any more; relays go on as `state` says, agents leave their servers as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LeftRecord {
+    /// The last state.
+    pub state: ClusterState,
+    /// Who gave it up.
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
 }

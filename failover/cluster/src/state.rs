@@ -124,6 +124,11 @@ impl ClusterState {
         }
     }
 
+    /// The same as the state of a later epoch: that of a cluster that was taken up again.
+    pub fn in_epoch(self, epoch: u64) -> Self {
+        Self { epoch, grant: Grant { epoch, n: 0 }, ..self }
+    }
+
     /// The node that serves, or is to serve once the operation is finished forward.
     pub fn serving_or_next(&self) -> Option<&str> {
         self.primary.as_deref().or(self.candidate.as_deref())

@@ -9,6 +9,7 @@ use baton_cluster::{Grant, NodeRecord, RelayRecord, Tail};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Outcome;
+use super::servers::Servers;
 use crate::http::{Client, ClientError};
 use crate::model::{Order, OrderError, OrderKind, OrderNumber, OrderResult};
 
@@ -24,6 +25,8 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub struct Hands {
     /// To agents and relays.
     pub client: Client,
+    /// To servers without an agent.
+    pub servers: Servers,
 }
 
 /// `POST /v1/promise`.
@@ -66,8 +69,13 @@ impl Hands {
     /// Orders `node` to do `kind`: its agent, or over SQL where it has none.
     pub async fn order(&self, node: &NodeRecord, number: OrderNumber, kind: OrderKind) -> Outcome {
         let limit = limit_of(&kind);
+        if node.has_no_agent() {
+            let obeyed = tokio::time::timeout(limit, self.servers.obey(node, number, &kind)).await;
+            let late = |_| Outcome::Unreachable(format!("{} has not done {} within {limit:?}", node.name, kind.name()));
+            return obeyed.unwrap_or_else(late);
+        }
         if node.http.is_empty() {
-            return Outcome::Failed(format!("{} has no agent that could be ordered", node.name));
+            return Outcome::Unreachable(format!("it is not known where the agent of {} is", node.name));
         }
         let order = Order { number, kind };
         match self.client.post::<OrderResult>(&node.http, "/v1/order", &order, limit).await {

@@ -7,7 +7,9 @@ pub mod hooks;
 mod picture;
 pub mod plan;
 mod runner;
+mod servers;
 
 pub use effects::Hands;
 pub use picture::Picture;
 pub use runner::{Answer, Command, Runner, RunnerOptions};
+pub use servers::{Servers, surplus};

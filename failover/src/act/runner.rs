@@ -327,7 +327,7 @@ impl Runner {
     fn command(&mut self, command: Command) {
         let Command::Order { node, kind, reply } = command;
         let etcd = self.newest_etcd();
-        let epoch = etcd.state.as_ref().map_or(0, |s| s.value.epoch);
+        let epoch = etcd.last_state().map_or(0, |s| s.epoch);
         let facts = self.o.board.facts(&etcd, Vec::new());
         let step = Step::Order { node, epoch, kind };
         match &mut self.lead {

@@ -1,4 +1,7 @@
-//! `POST /v1/bootstrap`: the first state, which names the first primary.
+//! `POST /v1/bootstrap`: the first state, which names the first primary; also of a cluster that was given up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -9,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use baton_cluster::store::StoreError;
 use baton_cluster::{ClusterState, EpochRecord};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use super::App;
 use super::cluster::status;
@@ -18,6 +22,11 @@ use crate::act::history::now;
 use crate::decide::position;
 use crate::http::ApiError;
 use crate::model::{ClusterFacts, NodeFacts};
+
+/// It is not refused before its reason has lasted for so long.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,10 +55,9 @@ pub(super) async fn bootstrap(
     if let Some(before) = before {
         return Err(already(&before.value));
     }
-    let picture = app.picture()?;
-    let epoch = first_epoch(&picture.facts, &body)?;
+    let epoch = first_epoch_soon(&app, &body).await?;
     let by = format!("user {}", body.by.as_deref().unwrap_or("over HTTP"));
-    let state = ClusterState::bootstrap(&body.primary, &by, now());
+    let state = ClusterState::bootstrap(&body.primary, &by, now()).in_epoch(epoch.epoch);
     if body.dry_run {
         return Ok(Json(Bootstrapped { state }).into_response());
     }
@@ -72,8 +80,28 @@ fn already(state: &ClusterState) -> ApiError {
     ApiError::conflict(error, "another primary is had by batonctl switchover --to NODE").with("state", state)
 }
 
-/// The first epoch with `body.primary` serving, if that is safe.
-fn first_epoch(facts: &ClusterFacts, body: &BootstrapBody) -> Result<EpochRecord, ApiError> {
+/// [`first_epoch`], now or in a moment: servers are asked one after the other, so under load a replica that is only up to date seems to be ahead of
+/// the primary.
+async fn first_epoch_soon(app: &App, body: &BootstrapBody) -> Result<EpochRecord, ApiError> {
+    let end = Instant::now() + SECOND_LOOK;
+    let mut picture = app.picture()?;
+    let noted = picture.facts.nodes.iter().filter_map(|(name, node)| Some((name.clone(), gtid_of(node)?))).collect();
+    loop {
+        match first_epoch(&picture.facts, &noted, &picture.etcd.epochs, body) {
+            Err(_) if Instant::now() < end => sleep(LOOK).await,
+            done => return done,
+        }
+        picture = app.picture()?;
+    }
+}
+
+/// The first epoch with `body.primary` serving, if that is safe. `noted`: what each server had a moment ago; `before`: the epochs that there were.
+fn first_epoch(
+    facts: &ClusterFacts,
+    noted: &BTreeMap<String, String>,
+    before: &BTreeMap<u64, EpochRecord>,
+    body: &BootstrapBody,
+) -> Result<EpochRecord, ApiError> {
     let name = &body.primary;
     let Some(node) = facts.nodes.get(name) else {
         let known: Vec<&str> = facts.nodes.keys().map(String::as_str).collect();
@@ -91,7 +119,7 @@ fn first_epoch(facts: &ClusterFacts, body: &BootstrapBody) -> Result<EpochRecord
     }
     let own = position::union(&server.gtid_binlog, &server.gtid_slave);
     for (other, facts) in facts.nodes.iter().filter(|(other, _)| *other != name) {
-        match gtid_of(facts) {
+        match noted.get(other).cloned().or_else(|| gtid_of(facts)) {
             Some(theirs) => {
                 if let Some(more) = position::beyond(&theirs, &own) {
                     let error = format!("{other} has transactions that {name} lacks: {more}");
@@ -108,15 +136,37 @@ fn first_epoch(facts: &ClusterFacts, body: &BootstrapBody) -> Result<EpochRecord
             }
         }
     }
-    Ok(EpochRecord {
-        epoch: 1,
-        node: name.clone(),
-        mysql: node.record.mysql.clone(),
-        server_id: server.server_id,
-        first_file: None,
-        shift: 0,
-        gtid: own,
-    })
+    let mysql = node.record.mysql.clone();
+    let epoch = 1 + last_epoch(facts, before);
+    let log = facts.relays.values().find(|r| !r.head.is_empty());
+    match (before.values().next_back(), log) {
+        // The log goes on in the primary's present file.
+        (Some(last), Some(_)) if last.server_id == server.server_id => {
+            Ok(EpochRecord { epoch, node: name.clone(), mysql, ..last.clone() })
+        }
+        (Some(last), Some(relay)) => {
+            let error = format!(
+                "the log of {} is that of {}, the primary of epoch {}: {name} can't continue it",
+                relay.record.name, last.node, last.epoch
+            );
+            let hint = format!(
+                "name {}, then switch over; or begin new logs: baton-relay reset-log on every relay",
+                last.node
+            );
+            Err(ApiError::conflict(error, hint))
+        }
+        _ => {
+            let server_id = server.server_id;
+            Ok(EpochRecord { epoch, node: name.clone(), mysql, server_id, first_file: None, shift: 0, gtid: own })
+        }
+    }
+}
+
+/// The highest epoch that anybody knows of; 0: none. Agents and relays obey nothing that is not above it.
+fn last_epoch(facts: &ClusterFacts, before: &BTreeMap<u64, EpochRecord>) -> u64 {
+    let promised = facts.relays.values().map(|r| r.promised.epoch);
+    let ordered = facts.nodes.values().filter_map(status).map(|s| s.last_order[1]);
+    before.keys().copied().chain(promised).chain(ordered).max().unwrap_or(0)
 }
 
 fn gtid_of(node: &NodeFacts) -> Option<String> {

@@ -22,6 +22,8 @@ pub(super) struct ClusterReport {
     leader: Option<Leader>,
     state: Option<ClusterState>,
     paused: Option<PausedRecord>,
+    /// Who gave the cluster up.
+    left: Option<LeftBy>,
     primary: Option<String>,
     /// Who would be promoted now, if it had to be.
     candidate: Option<String>,
@@ -34,6 +36,13 @@ pub(super) struct ClusterReport {
     etcd: Etcd,
     guard: Option<Guard>,
     operation: Option<Operation>,
+}
+
+#[derive(Debug, Serialize)]
+struct LeftBy {
+    by: String,
+    at: String,
+    epoch: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -200,6 +209,11 @@ pub(super) fn report(app: &App, picture: &Picture) -> ClusterReport {
         }),
         state: state.cloned(),
         paused: picture.etcd.paused.as_ref().map(|p| p.value.clone()),
+        left: picture.etcd.left.as_ref().filter(|_| state.is_none()).map(|l| LeftBy {
+            by: l.value.by.clone(),
+            at: l.value.at.clone(),
+            epoch: l.value.state.epoch,
+        }),
         primary: state.and_then(|s| s.primary.clone()),
         candidate: picture.decision.candidate.clone(),
         address: Address {
@@ -285,10 +299,10 @@ fn node(
         None => ("unknown", None),
     };
     let agent = match facts.agent.as_ref().map(|s| &s.value) {
+        _ if facts.record.has_no_agent() => "none",
         Some(AgentFacts::Answers(_)) => "answers",
         Some(AgentFacts::Refused) => "refused",
         Some(AgentFacts::Silent) => "silent",
-        None if facts.record.http.is_empty() => "none",
         None => "unknown",
     };
     let primary = state.is_some_and(|s| s.primary.as_deref() == Some(name));
@@ -330,7 +344,7 @@ fn node(
         site: facts.record.site.clone(),
         priority: facts.record.priority,
         mysql: facts.record.mysql.clone(),
-        http: facts.record.http.clone(),
+        http: if facts.record.has_no_agent() { String::new() } else { facts.record.http.clone() },
         server_id: server.map(|s| s.server_id).or(facts.record.server_id),
         server_version: server.map(|s| s.version.clone()),
         address: status.and_then(|s| s.address.clone()),

@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod cluster;
+mod leave;
 mod orders;
 mod reads;
 mod requests;

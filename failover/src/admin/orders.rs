@@ -19,7 +19,7 @@ use super::requests::{hand_on, read};
 use crate::act::plan::Outcome;
 use crate::act::{Command, Picture};
 use crate::http::ApiError;
-use crate::model::{OrderKind, ServerRole};
+use crate::model::{NodeFacts, OrderKind, ServerRole};
 
 /// For the agent to take the order.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,17 +53,23 @@ pub(super) async fn rejoin(State(app): State<App>, body: Result<Bytes, BytesReje
     }
     let picture = app.picture()?;
     let (kind, answer) = order(&picture, &body)?;
+    give(&app, &body.node, kind).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Has the loop give an order, and waits until it was obeyed.
+pub(super) async fn give(app: &App, node: &str, kind: OrderKind) -> Result<(), ApiError> {
     let (reply, outcome) = oneshot::channel();
-    let command = Command::Order { node: body.node.clone(), kind, reply };
+    let command = Command::Order { node: node.to_owned(), kind, reply };
     let busy = || ApiError::unavailable("the controller is busy", "ask again in a moment");
     app.commands.try_send(command).map_err(|_| busy())?;
     match timeout(PATIENCE, outcome).await {
-        Ok(Ok(Outcome::Done(_))) => Ok((StatusCode::ACCEPTED, Json(answer)).into_response()),
+        Ok(Ok(Outcome::Done(_))) => Ok(()),
         Ok(Ok(Outcome::Refused(why) | Outcome::Failed(why))) => {
-            Err(ApiError::conflict(why, "see the agent's log on that node"))
+            Err(ApiError::conflict(why, "see the log of that node's agent, or of its server"))
         }
         Ok(Ok(Outcome::Unreachable(why))) => {
-            Err(ApiError::unavailable(why, "see whether the agent of that node runs, and ask again"))
+            Err(ApiError::unavailable(why, "see whether that node and its agent run, and ask again"))
         }
         _ => Err(busy()),
     }
@@ -95,6 +101,10 @@ fn order(picture: &Picture, body: &RejoinBody) -> Result<(OrderKind, Rejoining),
         return no("no relay answers: the node could follow nobody".to_owned(), "start a relay, then ask again");
     };
     let (source, relay) = (relay.record.replication.clone(), relay.record.name.clone());
+    if body.clone && node.record.has_no_agent() {
+        let hint = "restore it by hand from a copy of another server; it follows by itself then";
+        return no(format!("{name} has no agent that could replace its data"), hint);
+    }
     if !body.clone {
         if own.role == ServerRole::Diverged {
             let found = own.surplus.as_ref().map(|f| format!(" (they are saved in {f})")).unwrap_or_default();
@@ -106,7 +116,8 @@ fn order(picture: &Picture, body: &RejoinBody) -> Result<(OrderKind, Rejoining),
         let answer = Rejoining { node: name.clone(), relay: relay.clone(), donor: None };
         return Ok((OrderKind::Follow { source, relay }, answer));
     }
-    let usable = |name: &String| facts.nodes.get(name).filter(|n| status(n).is_some_and(|s| s.server.is_some()));
+    let gives = |n: &&NodeFacts| status(n).is_some_and(|s| s.server.is_some()) && !n.record.has_no_agent();
+    let usable = |name: &String| facts.nodes.get(name).filter(gives);
     let donor = match &body.donor {
         Some(donor) if donor == name => return no(format!("{name} can't be its own donor"), "name another one"),
         Some(donor) if usable(donor).is_none() => {

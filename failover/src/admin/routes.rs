@@ -7,7 +7,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
-use super::{App, bootstrap, orders, reads, requests, settings, watch};
+use super::{App, bootstrap, leave, orders, reads, requests, settings, watch};
 use crate::http::{ApiError, auth};
 
 /// The document that describes all of this.
@@ -29,6 +29,7 @@ pub(super) fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/config", get(settings::show)),
         (Method::POST, "/v1/config", post(settings::change)),
         (Method::POST, "/v1/bootstrap", post(bootstrap::bootstrap)),
+        (Method::POST, "/v1/leave", post(leave::leave)),
         (Method::POST, "/v1/switchover", post(requests::switchover)),
         (Method::POST, "/v1/failover", post(requests::failover)),
         (Method::POST, "/v1/pause", post(settings::pause)),

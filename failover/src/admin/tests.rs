@@ -195,11 +195,14 @@ async fn answers_are_as_described() {
     server.fits("POST", "/v1/rejoin", json!({"node": "db-9"}), 404).await;
     server.fits("POST", "/v1/rejoin", json!({"node": "db-1"}), 409).await;
     server.fits("GET", "/v1/operations/seven", Value::Null, 400).await;
+    let leaving = server.fits("POST", "/v1/leave", json!({"dry_run": true}), 200).await;
+    assert_eq!((leaving["primary"].as_str(), leaving["done"].as_bool()), (Some("db-1"), Some(false)));
 
     let mut dead = fixture::healthy();
     dead.kill("db-1");
     server.show(dead).await;
     server.fits("GET", "/v1/cluster", Value::Null, 200).await;
+    server.fits("POST", "/v1/leave", json!({}), 409).await;
     let mut empty = fixture::healthy();
     empty.state = None;
     server.show(empty).await;
@@ -210,9 +213,16 @@ async fn answers_are_as_described() {
 #[tokio::test]
 async fn what_changes_something_needs_the_token_and_unknown_paths_say_so() {
     let server = server().await;
-    for path in
-        ["/v1/switchover", "/v1/failover", "/v1/pause", "/v1/resume", "/v1/bootstrap", "/v1/rejoin", "/v1/config"]
-    {
+    for path in [
+        "/v1/switchover",
+        "/v1/failover",
+        "/v1/pause",
+        "/v1/resume",
+        "/v1/bootstrap",
+        "/v1/leave",
+        "/v1/rejoin",
+        "/v1/config",
+    ] {
         let (status, answer) = server.ask(&server.stranger, axum::http::Method::POST, path, json!({})).await;
         assert_eq!(status, 401, "{path}: {answer}");
         assert!(answer["hint"].as_str().is_some_and(|h| h.contains("Bearer")), "{answer}");

@@ -192,6 +192,7 @@ impl Core {
             address: address.held.map(|vip| vip.to_string()),
             address_error: address.error.or_else(no_interface),
             self_fenced: duty.self_fenced,
+            given_up: duty.given_up,
             last_order: [order.term, order.epoch, order.step],
             clone: extra.clone,
             surplus: duty.surplus.map(|path| path.display().to_string()),

@@ -3,7 +3,7 @@
 //! An agent opens its server by itself only where nothing is under way and the state names it; it fences its server as soon as the state says
 //! that somebody else takes over without its cooperation.
 
-use baton_cluster::{ClusterState, OperationKind, Phase};
+use baton_cluster::{ClusterState, LeftRecord, OperationKind, Phase};
 
 use super::kept::Duty;
 use crate::model::ServerRole;
@@ -34,6 +34,8 @@ pub enum Act {
     NoteReplica,
     /// Replicate on as it was told before the server was restarted.
     Resume,
+    /// The cluster was given up in this epoch: let go of the server.
+    LetGo(u64),
 }
 
 /// What follows from the state.
@@ -41,17 +43,31 @@ pub enum Act {
 pub struct Verdict {
     /// Whether this node is to hold the virtual IP.
     pub hold: bool,
+    /// Whether the address is nobody's business any more.
+    pub hands_off: bool,
     /// What is to be done, most urgent first.
     pub acts: Vec<Act>,
 }
 
-/// See the module. `state` is none while nothing was read of etcd, or there is no cluster.
-pub fn verdict(state: Option<&ClusterState>, me: &str, duty: &Duty, local: Local) -> Verdict {
-    if duty.released {
-        return Verdict::default();
+/// See the module. `state` is none while nothing was read of etcd, or there is no cluster; `left` says that it was given up.
+pub fn verdict(
+    state: Option<&ClusterState>,
+    left: Option<&LeftRecord>,
+    me: &str,
+    duty: &Duty,
+    local: Local,
+) -> Verdict {
+    // Given up, until a later state says that the cluster was taken up again.
+    if duty.given_up.is_some() && state.is_none_or(|s| s.epoch <= duty.role_epoch) {
+        return Verdict { hands_off: true, ..Verdict::default() };
     }
-    let mut verdict = Verdict { hold: may_hold(state, me, duty, local), acts: Vec::new() };
-    let Some(state) = state else { return verdict };
+    let mut verdict = Verdict { hold: may_hold(state, me, duty, local), ..Verdict::default() };
+    let Some(state) = state else {
+        // Not before the server answers: semi-sync is to be switched off there.
+        let left = left.filter(|l| l.state.epoch >= duty.role_epoch && (!local.alive || local.read_only.is_some()));
+        verdict.acts.extend(left.map(|l| Act::LetGo(l.state.epoch)));
+        return verdict;
+    };
     if state.epoch < duty.last_order.epoch {
         // Out of date: what was ordered is newer.
         return verdict;
@@ -152,6 +168,10 @@ mod tests {
         Duty { role: ServerRole::Primary, role_epoch: epoch, opened: Some((1, epoch)), ..Duty::default() }
     }
 
+    fn given_up(epoch: u64) -> Duty {
+        Duty { given_up: Some(ServerRole::Primary), role_epoch: epoch, ..Duty::default() }
+    }
+
     fn ordered(duty: Duty, epoch: u64) -> Duty {
         Duty { last_order: OrderNumber { term: 1, epoch, step: 1 }, ..duty }
     }
@@ -167,6 +187,7 @@ mod tests {
             Act::MakeReadOnly => "read_only",
             Act::NoteReplica => "note",
             Act::Resume => "resume",
+            Act::LetGo(_) => "let go",
         };
         verdict.acts.iter().map(name).collect()
     }
@@ -290,11 +311,34 @@ mod tests {
                 vec!["resume"],
             ),
             ("a bystander", Some(state(4, Phase::Fencing, Failover)), replica, BOOTED, false, vec![]),
-            ("given up", Some(steady(3, ME)), Duty { released: true, ..Duty::default() }, SERVING, false, vec![]),
+            ("given up", Some(steady(3, ME)), given_up(3), SERVING, false, vec![]),
+            ("taken up again after it was given up", Some(steady(4, ME)), given_up(3), SERVING, false, vec!["open"]),
             ("fenced itself", Some(steady(3, ME)), Duty { self_fenced: true, ..primary_of(3) }, DEAD, false, vec![]),
         ] {
-            let found = verdict(state.as_ref(), ME, &duty, local);
+            let found = verdict(state.as_ref(), None, ME, &duty, local);
             assert_eq!((found.hold, names(&found)), (hold, acts), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_was_given_up_lets_go_of_its_servers_and_of_their_address() {
+        let left = LeftRecord { state: steady(3, ME), by: String::new(), at: String::new() };
+        let replica = Duty { role: ServerRole::Replica, role_epoch: 1, ..Duty::default() };
+        let silent = Local { read_only: None, ..SERVING };
+        let older = LeftRecord { state: steady(2, ME), ..left.clone() };
+        for (name, left, duty, local, hands_off, acts) in [
+            ("the primary", &left, primary_of(3), SERVING, false, vec!["let go"]),
+            ("a replica", &left, replica.clone(), BOOTED, false, vec!["let go"]),
+            ("a server that does not run", &left, replica, DEAD, false, vec!["let go"]),
+            ("a server that was not asked yet", &left, primary_of(3), silent, false, vec![]),
+            ("done", &left, given_up(3), SERVING, true, vec![]),
+            ("what was given up before its time", &older, primary_of(3), SERVING, false, vec![]),
+        ] {
+            let found = verdict(None, Some(left), ME, &duty, local);
+            assert_eq!((found.hands_off, names(&found)), (hands_off, acts), "{name}");
+            // A state that is there outweighs it.
+            let found = verdict(Some(&steady(4, ME)), Some(left), ME, &duty, local);
+            assert!(!found.hands_off && !names(&found).contains(&"let go"), "{name}");
         }
     }
 }

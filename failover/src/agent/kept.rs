@@ -48,8 +48,8 @@ pub struct Duty {
     pub following: Option<Following>,
     /// Whether this agent has fenced its server because it was cut off; until the server starts again.
     pub self_fenced: bool,
-    /// Whether this node was given up: nothing is done by itself until the next order.
-    pub released: bool,
+    /// What the server was for when this node was given up, in the epoch `role_epoch`: nothing is done by itself before a later one, or an order.
+    pub given_up: Option<ServerRole>,
     /// File with what the server has and the cluster's log lacks.
     pub surplus: Option<PathBuf>,
 }
@@ -65,9 +65,16 @@ impl Default for Duty {
             prepared: None,
             following: None,
             self_fenced: false,
-            released: false,
+            given_up: None,
             surplus: None,
         }
+    }
+}
+
+impl Duty {
+    /// What the server is used for: its role, or the one that it had when it was given up.
+    pub fn used_as(&self) -> ServerRole {
+        self.given_up.unwrap_or(self.role)
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn ask(core: Arc<Core>, cancel: CancellationToken) {
 }
 
 fn is_replica(core: &Core) -> bool {
-    core.duty.get().role == ServerRole::Replica && core.host.alive().is_some()
+    core.duty.get().used_as() == ServerRole::Replica && core.host.alive().is_some()
 }
 
 /// The HTTP address of the relay that the server replicates from, and the server's own id.

@@ -8,7 +8,7 @@ use baton_cluster::{ClusterState, OperationKind, Phase};
 
 use crate::model::ServerRole;
 
-/// How a server may start. It is read-only in every case: writable it becomes later, while it runs.
+/// How a server may start. It is read-only in every case but the last but one: writable it becomes later, while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Start {
     /// In the master role, semi-sync on from the first instant.
@@ -17,6 +17,8 @@ pub enum Start {
     Replica,
     /// There is no cluster yet: in the master role, semi-sync off.
     Unassigned,
+    /// The cluster was given up: as the server was used then, semi-sync off; the primary writable, a replica replicating.
+    GivenUp(ServerRole),
     /// Not now, and why.
     Wait(String),
 }
@@ -41,13 +43,22 @@ pub struct LastKnown {
     pub epoch: u64,
     /// The highest epoch that an order was obeyed of: a state of an older one is out of date.
     pub ordered: u64,
+    /// What it was for when it was given up.
+    pub given_up: Option<ServerRole>,
 }
 
 /// See the module.
 pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
     let state = match asked {
         Asked::State(state) => state,
-        Asked::Nothing => return Start::Unassigned,
+        Asked::Nothing => return last.given_up.map_or(Start::Unassigned, Start::GivenUp),
+        Asked::Unknown if last.given_up.is_some() => {
+            return Start::Wait(
+                "etcd does not answer, so it is not known whether the cluster that was given up was taken up again; if Baton is not \
+                 wanted any more, start the server without its agent"
+                    .to_owned(),
+            );
+        }
         // It can't have become anything else without an order to this agent.
         Asked::Unknown if last.role == ServerRole::Replica => return Start::Replica,
         Asked::Unknown => {
@@ -84,7 +95,7 @@ pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
 pub fn role_after(start: &Start, last: ServerRole) -> ServerRole {
     match (start, last) {
         (Start::Primary, _) => ServerRole::Primary,
-        (Start::Unassigned, _) => ServerRole::Unassigned,
+        (Start::Unassigned | Start::GivenUp(_), _) => ServerRole::Unassigned,
         // Until it follows, whatever it was.
         (Start::Replica, ServerRole::Primary | ServerRole::Fenced) => ServerRole::Fenced,
         (Start::Replica, ServerRole::Diverged) => ServerRole::Diverged,
@@ -108,7 +119,7 @@ mod tests {
     }
 
     fn last(role: ServerRole, ordered: u64) -> LastKnown {
-        LastKnown { role, epoch: ordered, ordered }
+        LastKnown { role, epoch: ordered, ordered, given_up: None }
     }
 
     fn short(start: &Start) -> &'static str {
@@ -116,6 +127,7 @@ mod tests {
             Start::Primary => "primary",
             Start::Replica => "replica",
             Start::Unassigned => "unassigned",
+            Start::GivenUp(_) => "given up",
             Start::Wait(_) => "wait",
         }
     }
@@ -172,6 +184,15 @@ mod tests {
             assert_eq!(short(&start_rule(Asked::Unknown, ME, last(role, 3))), unknown, "{role:?}");
             assert_eq!(short(&start_rule(Asked::Nothing, ME, last(role, 3))), nothing, "{role:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_was_given_up_starts_as_it_was_unless_somebody_may_have_taken_it_up_again() {
+        let last = LastKnown { given_up: Some(ServerRole::Primary), ..last(ServerRole::Unassigned, 3) };
+        assert_eq!(start_rule(Asked::Nothing, ME, last), Start::GivenUp(ServerRole::Primary));
+        assert_eq!(short(&start_rule(Asked::Unknown, ME, last)), "wait");
+        assert_eq!(start_rule(Asked::State(&steady(4, "db-2")), ME, last), Start::Replica);
+        assert_eq!(start_rule(Asked::State(&steady(4, ME)), ME, last), Start::Primary);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::kept::replace;
 use super::role::Start;
+use crate::model::ServerRole;
 
 /// The options of a role, as `(name, value)` of an option file. `quiet`: the event scheduler stays off until the server follows: its events ran
 /// on a primary.
@@ -12,14 +13,20 @@ pub fn options(start: &Start, quiet: bool) -> Vec<(&'static str, &'static str)> 
     let (role, semi_sync) = match start {
         Start::Primary => ("MASTER", "1"),
         Start::Replica => ("SLAVE", "0"),
-        Start::Unassigned | Start::Wait(_) => ("MASTER", "0"),
+        Start::Unassigned | Start::GivenUp(_) | Start::Wait(_) => ("MASTER", "0"),
     };
+    // Given up, it goes on over its restarts as it was used: as a replica also with what may come back of its own, see `follow`.
+    let (writable, replicates) = match start {
+        Start::GivenUp(as_what) => (*as_what == ServerRole::Primary, *as_what == ServerRole::Replica),
+        _ => (false, false),
+    };
+    let flag = |on: bool| if on { "1" } else { "0" };
     let mut options = vec![
-        ("read_only", "1"),
-        ("skip_slave_start", "1"),
+        ("read_only", flag(!writable)),
+        ("skip_slave_start", flag(!replicates)),
         ("init_rpl_role", role),
         ("rpl_semi_sync_master_enabled", semi_sync),
-        ("rpl_semi_sync_slave_enabled", "0"),
+        ("rpl_semi_sync_slave_enabled", flag(replicates)),
         // Milliseconds: 49 days, the longest there is.
         ("rpl_semi_sync_master_timeout", "4294967295"),
         ("rpl_semi_sync_master_wait_point", "AFTER_SYNC"),
@@ -74,5 +81,17 @@ mod tests {
             assert_eq!(truncates, start == Start::Replica);
         }
         assert!(content(&Start::Replica, true).contains("event_scheduler = OFF\n"));
+    }
+
+    #[test]
+    fn a_server_that_was_given_up_starts_as_it_was_used_and_never_with_semi_sync() {
+        for (used, read_only, skips) in
+            [(ServerRole::Primary, 0, 1), (ServerRole::Replica, 1, 0), (ServerRole::Fenced, 1, 1)]
+        {
+            let content = content(&Start::GivenUp(used), false);
+            let expected = format!("read_only = {read_only}\nskip_slave_start = {skips}\n");
+            assert!(content.contains(&expected), "{used:?}: {content}");
+            assert!(content.contains("rpl_semi_sync_master_enabled = 0\n"), "{used:?}: {content}");
+        }
     }
 }

@@ -24,7 +24,8 @@ pub(super) async fn ask(core: &Core) -> (Start, u64) {
 }
 
 async fn ask_with(store: &Store, me: &str, duty: &Duty) -> (Start, u64) {
-    let last = LastKnown { role: duty.role, epoch: duty.role_epoch, ordered: duty.last_order.epoch };
+    let last =
+        LastKnown { role: duty.role, epoch: duty.role_epoch, ordered: duty.last_order.epoch, given_up: duty.given_up };
     match store.state().await {
         Ok(Some(state)) => (start_rule(Asked::State(&state.value), me, last), state.value.epoch),
         Ok(None) => (start_rule(Asked::Nothing, me, last), 0),
@@ -64,6 +65,9 @@ fn note(duty: &mut Duty, start: &Start, epoch: u64) {
         duty.role_epoch = duty.role_epoch.max(epoch);
     }
     duty.role = role;
+    if !matches!(start, Start::GivenUp(_)) {
+        duty.given_up = None;
+    }
     if *start == Start::Primary {
         duty.self_fenced = false;
     }

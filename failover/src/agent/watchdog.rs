@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::core::Core;
 use super::duty::{Act, Local, verdict};
 use super::host::ServerProcess;
-use super::orders::{OpenWait, Refusal, fence_now, open, resume};
+use super::orders::{OpenWait, Refusal, fence_now, let_go, open, resume};
 use crate::model::{OrderNumber, ServerRole};
 
 /// The state is looked at this often, besides at each change. The address is renewed in this rhythm.
@@ -57,8 +57,14 @@ impl Watchdog {
         let local = self.local();
         let snapshot = core.snapshot();
         let state = snapshot.state.as_ref().map(|s| &s.value);
-        let verdict = verdict(state, &core.config.node, &core.duty.get(), local);
-        self.address(verdict.hold, local);
+        let left = snapshot.left.as_ref().map(|l| &l.value);
+        let verdict = verdict(state, left, &core.config.node, &core.duty.get(), local);
+        if verdict.hands_off {
+            // Once it is somebody's business again, it is looked at as by an agent that has just started.
+            self.decided = false;
+        } else {
+            self.address(verdict.hold, local);
+        }
         for act in verdict.acts {
             let soon = self.failed.as_ref().is_some_and(|(a, at)| *a == act && at.elapsed() < RETRY);
             if soon {
@@ -131,12 +137,13 @@ impl Watchdog {
                 tracing::warn!("the server is writable, and another node is the primary: it is made read-only");
                 Ok(core.db.connect().await?.run("SET GLOBAL read_only=1").await?)
             }
-            Act::NoteReplica => note(&core, |duty| duty.role = ServerRole::Replica).await,
+            Act::NoteReplica => note(&core, |duty| (duty.role, duty.given_up) = (ServerRole::Replica, None)).await,
             Act::Resume => {
                 resume(&core).await?;
                 self.resumed = true;
                 Ok(())
             }
+            Act::LetGo(epoch) => let_go(&core, *epoch, None).await,
         }
     }
 
@@ -148,7 +155,7 @@ impl Watchdog {
         let local = self.local();
         let core = &self.core;
         let seen = core.duty.get();
-        let verdict = verdict(Some(&state), &core.config.node, &seen, local);
+        let verdict = verdict(Some(&state), None, &core.config.node, &seen, local);
         if state.epoch != epoch || !verdict.acts.contains(&Act::Open) {
             return Ok(());
         }
@@ -160,6 +167,7 @@ impl Watchdog {
             }
             duty.role = ServerRole::Primary;
             duty.role_epoch = epoch;
+            duty.given_up = None;
             duty.opened = Some((duty.last_order.term, epoch));
             duty.blocked = None;
             duty.following = None;

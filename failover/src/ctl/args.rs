@@ -128,6 +128,15 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Give the cluster up and let everything run on as it is: semi-sync off, nothing fails over. `bootstrap` takes it up again.
+    Leave {
+        /// Go on although agents of replicas do not answer: they let go of their servers when they are back.
+        #[arg(long)]
+        force: bool,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Completion for a shell, to be sourced.
     Completion {
         /// Which.

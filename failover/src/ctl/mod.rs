@@ -5,6 +5,7 @@
 
 mod args;
 mod endpoints;
+mod leave;
 mod lists;
 mod print;
 mod requests;
@@ -97,6 +98,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             let wish = requests::Bootstrap { primary, force: *force, if_needed: *if_needed, dry_run: *dry_run };
             requests::bootstrap(&controllers, arguments, &wish, style).await
         }
+        Command::Leave { force, dry_run } => leave::leave(&controllers, arguments, *force, *dry_run, style).await,
         Command::ShowConfig => settings::show(&controllers, arguments, style).await,
         Command::EditConfig { set } => settings::edit(&controllers, arguments, set, style).await,
         Command::Completion { .. } => Ok(()),

@@ -92,7 +92,7 @@ async fn follow(
     }
 }
 
-fn say(arguments: &Arguments, answer: &Value, words: impl Fn(&Value) -> String) -> Result<(), Failure> {
+pub(super) fn say(arguments: &Arguments, answer: &Value, words: impl Fn(&Value) -> String) -> Result<(), Failure> {
     match arguments.output {
         Output::Json => json(answer),
         Output::Table => out(&words(answer)),
@@ -178,7 +178,9 @@ pub(crate) async fn bootstrap(
             Ok((_, answer)) => {
                 return say(arguments, &answer, |_| {
                     let word = if wish.dry_run { "would be" } else { "is" };
-                    format!("{}\n", style.paint(Tone::Good, &format!("{} {word} the primary of epoch 1", wish.primary)))
+                    let epoch = answer["state"]["epoch"].as_u64().unwrap_or(1);
+                    let told = format!("{} {word} the primary of epoch {epoch}", wish.primary);
+                    format!("{}\n", style.paint(Tone::Good, &told))
                 });
             }
             Err(failure) => failure,

@@ -67,7 +67,7 @@ fn head(c: &Value, style: Style) -> String {
     let cluster = style.paint(Tone::Strong, text(c, "cluster"));
     let mut line = vec![cluster];
     match c.get("state").filter(|s| !s.is_null()) {
-        None => line.push(style.paint(Tone::Warn, "not bootstrapped: batonctl bootstrap --primary NODE")),
+        None => line.push(style.paint(Tone::Warn, &without_state(c))),
         Some(state) => {
             line.push(format!("epoch {}", state["epoch"]));
             match c["primary"].as_str() {
@@ -128,6 +128,17 @@ fn head(c: &Value, style: Style) -> String {
         }
     }
     page
+}
+
+fn without_state(c: &Value) -> String {
+    match c.get("left").filter(|l| !l.is_null()) {
+        Some(left) => format!(
+            "given up by {} at {}: batonctl bootstrap --primary NODE takes it up again",
+            text(left, "by"),
+            text(left, "at")
+        ),
+        None => "not bootstrapped: batonctl bootstrap --primary NODE".to_owned(),
+    }
 }
 
 fn tone_of_role(role: &str) -> Tone {

@@ -98,6 +98,7 @@ fn why_not(name: &str, node: &NodeFacts, facts: &ClusterFacts, wanted: &Wanted<'
     }
     let status = match node.agent.as_ref().map(|seen| &seen.value) {
         Some(AgentFacts::Answers(status)) => status,
+        _ if node.record.has_no_agent() => return Some("its server does not answer".to_owned()),
         Some(AgentFacts::Refused) => return Some("connections to its agent are refused".to_owned()),
         Some(AgentFacts::Silent) => return Some("its agent does not answer".to_owned()),
         None => return Some("its agent was never seen".to_owned()),

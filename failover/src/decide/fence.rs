@@ -62,7 +62,8 @@ pub fn means(facts: &ClusterFacts) -> Result<Means, Refusal> {
 pub fn rescue(state: &ClusterState, holder: &str, fault: &str, facts: &ClusterFacts) -> Result<Means, Refusal> {
     let refuse = |why: String, hint: String| Err(Refusal { what: "failover".to_owned(), why, hint });
     let old = old_primary(state).unwrap_or_default();
-    let agent_answers = facts.nodes.get(old).and_then(agent).is_some();
+    let node = facts.nodes.get(old).filter(|n| !n.record.has_no_agent());
+    let agent_answers = node.and_then(agent).is_some();
     let standby =
         acker::standbys(facts, state, None).into_iter().find(|s| s != holder || shortfall_only(state, s, facts));
     match (agent_answers, standby) {
@@ -115,6 +116,12 @@ pub fn promise_fault(state: &ClusterState, holder: &str, facts: &ClusterFacts) -
     (!relay.complete).then(|| "has a damaged log".to_owned())
 }
 
+/// Whether policy may give up what the acker can't tell: not while the server could go on under an acker that nobody can reach, and no agent ends it.
+pub fn may_be_forced(facts: &ClusterFacts) -> bool {
+    let old = facts.state.as_ref().and_then(old_primary).and_then(|old| facts.nodes.get(old));
+    old.is_none_or(|node| !node.record.has_no_agent() || server_refused(node))
+}
+
 fn server_refused(node: &NodeFacts) -> bool {
     node.sql.as_ref().is_some_and(|seen| seen.value == SqlFacts::Refused)
 }
@@ -124,6 +131,10 @@ fn server_refused(node: &NodeFacts) -> bool {
 pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<String, Refusal> {
     let what = "promotion".to_owned();
     let known = facts.nodes.get(node);
+    if known.is_some_and(|n| n.record.has_no_agent()) {
+        // Nobody fences it. The truth is known by now, so that has promised: nothing more completes there.
+        return Ok(format!("{node} has no agent, and the acker has promised: it completes no commit"));
+    }
     let silent_for = verdict::agent_silent_for(node, facts);
     let wait = match known.and_then(|n| n.agent.as_ref()).map(|seen| &seen.value) {
         Some(AgentFacts::Answers(_)) => {

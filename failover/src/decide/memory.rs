@@ -71,7 +71,9 @@ impl Memory {
         let status = node.and_then(verdict::agent);
 
         // An agent that keeps its key in etcd is there: only this controller can't reach it.
-        let agent_lost = alive && node.is_some_and(|n| n.agent.is_some() && !n.announced) && status.is_none();
+        let agent_lost = alive
+            && node.is_some_and(|n| n.agent.is_some() && !n.announced && !n.record.has_no_agent())
+            && status.is_none();
 
         self.dead_for = lasts(dead, self.dead_for);
         self.disk_bad_for = lasts(status.is_some_and(|s| s.disk_ok == Some(false)), self.disk_bad_for);

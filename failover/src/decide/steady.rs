@@ -152,7 +152,7 @@ impl Scene<'_> {
             (Some(limit), Some(stuck)) => stuck >= limit,
             _ => false,
         };
-        patient && self.facts.relays.values().any(|r| r.answers)
+        patient && self.facts.relays.values().any(|r| r.answers) && fence::may_be_forced(self.facts)
     }
 
     fn asked_failover(&self, request: &SwitchoverRequest, decision: Decision) -> Decision {

@@ -29,7 +29,9 @@ fn of_the_primary(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
     let Some(primary) = &state.primary else { return Vec::new() };
     let Some(status) = facts.nodes.get(primary).and_then(agent) else { return Vec::new() };
     let Some(server) = &status.server else { return Vec::new() };
-    if server.read_only && status.role != ServerRole::Primary {
+    // Without an agent nobody else switches its semi-sync on.
+    let to_be_opened = server.read_only || facts.nodes.get(primary).is_some_and(|n| n.record.has_no_agent());
+    if to_be_opened && status.role != ServerRole::Primary {
         return vec![Upkeep::Open { node: primary.clone() }];
     }
     let acker = state.grant_holder.as_ref().and_then(|h| facts.relays.get(h));

@@ -107,7 +107,8 @@ fn died_since(node: &NodeFacts, age: Duration) -> bool {
 
 /// Returns whether the agent knows that the process has ended, and nothing newer contradicts that.
 fn look_by_agent(node: &NodeFacts, policy: &Policy, out: &mut Sight) -> bool {
-    let Some(seen) = &node.agent else { return false };
+    // Without an agent it was this controller that asked.
+    let Some(seen) = node.agent.as_ref().filter(|_| !node.record.has_no_agent()) else { return false };
     let status = match &seen.value {
         AgentFacts::Answers(status) => status,
         AgentFacts::Refused => {
@@ -204,7 +205,7 @@ fn conclude(node: &NodeFacts, process_ended: bool, streaming: bool, sight: &Sigh
     if !sight.seen_by.is_empty() {
         return Verdict::Alive;
     }
-    let agent_answers = agent(node).is_some();
+    let agent_answers = agent(node).is_some() && !node.record.has_no_agent();
     match (refused, silent, agent_answers) {
         // The agent holds the process and nothing listens: it is starting, or a firewall refuses for it.
         (true, _, true) => Verdict::Unknown,

@@ -107,12 +107,22 @@ pub struct AgentStatus {
     pub address_error: Option<String>,
     /// Whether this agent has fenced its server because it was cut off.
     pub self_fenced: bool,
+    /// What the server was for when the cluster was given up: since then it is left alone; null: it was not given up.
+    #[serde(default)]
+    pub given_up: Option<ServerRole>,
     /// Number of the last order obeyed: term, epoch, step.
     pub last_order: [u64; 3],
     /// Progress of a clone, in words; null if none runs.
     pub clone: Option<String>,
     /// File with what this server had committed and the cluster's log lacks; null if nothing was found.
     pub surplus: Option<String>,
+}
+
+impl AgentStatus {
+    /// What the server is used for: its role, or the one that it had when the cluster was given up.
+    pub fn used_as(&self) -> ServerRole {
+        self.given_up.unwrap_or(self.role)
+    }
 }
 
 /// A line of `GET /v1/watch` of an agent, newline-delimited JSON; `status` comes at once, at each change, and at least every second as a sign of life.

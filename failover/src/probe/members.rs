@@ -12,15 +12,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::agentless::{self, Agentless};
 use super::board::Board;
 use super::sql::{Account, SqlProbe};
 use super::{agents, controllers, relays, sql};
-use crate::config::controller::{NodeEntry, RelayEntry};
+use crate::config::controller::{NodeAgent, NodeEntry, RelayEntry};
 use crate::http::Client;
 
 /// How is looked.
 #[derive(Clone)]
 pub struct Options {
+    /// The cluster's name.
+    pub cluster: String,
     /// This controller's name: it does not ask itself.
     pub controller: String,
     /// Nodes of the configuration.
@@ -43,6 +46,14 @@ struct Task {
     cancel: CancellationToken,
 }
 
+/// What every look needs.
+struct With {
+    options: Options,
+    client: Client,
+    board: Arc<Board>,
+    etcd: watch::Receiver<Arc<Snapshot>>,
+}
+
 /// Looks at everybody until cancelled.
 pub async fn watch(
     options: Options,
@@ -52,6 +63,7 @@ pub async fn watch(
     cancel: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
+    let with = With { options: options.clone(), client, board: Arc::clone(&board), etcd: etcd.clone() };
     let mut tasks: BTreeMap<String, Task> = BTreeMap::new();
     loop {
         let snapshot = Arc::clone(&etcd.borrow_and_update());
@@ -67,7 +79,9 @@ pub async fn watch(
         for node in &nodes {
             let paths = node.mysql.join(",");
             wanted.insert(format!("sql/{}", node.name), paths);
-            if !node.http.is_empty() {
+            if node.has_no_agent() {
+                wanted.insert(format!("server/{}", node.name), node.mysql.join(","));
+            } else if !node.http.is_empty() {
                 wanted.insert(format!("agent/{}", node.name), node.http.clone());
             }
         }
@@ -90,7 +104,7 @@ pub async fn watch(
                 continue;
             }
             let token = cancel.child_token();
-            start(&key, &about, &options, &client, &board, &token, &tracker);
+            start(&key, &about, &with, &token, &tracker);
             tasks.insert(key, Task { about, cancel: token });
         }
         tokio::select! {
@@ -104,15 +118,8 @@ pub async fn watch(
     tracker.wait().await;
 }
 
-fn start(
-    key: &str,
-    about: &str,
-    options: &Options,
-    client: &Client,
-    board: &Arc<Board>,
-    cancel: &CancellationToken,
-    tracker: &TaskTracker,
-) {
+fn start(key: &str, about: &str, with: &With, cancel: &CancellationToken, tracker: &TaskTracker) {
+    let With { options, client, board, etcd } = with;
     let (kind, name) = key.split_once('/').unwrap_or_default();
     let (name, at) = (name.to_owned(), about.to_owned());
     let (client, board, cancel, limit) = (client.clone(), Arc::clone(board), cancel.clone(), options.timeout);
@@ -127,6 +134,12 @@ fn start(
             };
             let paths = at.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect();
             spawn(tracker, sql::run(probe, paths, board, cancel));
+        }
+        "server" => {
+            let paths = at.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+            let (cluster, account) = (options.cluster.clone(), options.account.clone());
+            let server = Agentless { cluster, node: name, paths, account, limit };
+            spawn(tracker, agentless::run(server, board, etcd.clone(), cancel));
         }
         "agent" => spawn(tracker, agents::run(name, at, client, limit, board, cancel)),
         "relay" => spawn(tracker, relays::run(name, at, client, limit, board, cancel)),
@@ -149,8 +162,10 @@ fn nodes_of(options: &Options, etcd: &Snapshot) -> Vec<(NodeRecord, bool, bool)>
         if !entry.addresses.is_empty() {
             record.mysql = entry.addresses.iter().map(ToString::to_string).collect();
         }
-        if let Some(agent) = &entry.agent {
-            record.http = agent.to_string();
+        match &entry.agent {
+            Some(NodeAgent::At(agent)) => record.http = agent.to_string(),
+            Some(NodeAgent::None) => record.http = NodeRecord::NO_AGENT.to_owned(),
+            None => {}
         }
         if let Some(host) = &entry.host {
             record.host.clone_from(host);

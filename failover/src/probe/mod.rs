@@ -4,6 +4,7 @@
 //! succeeds costs one question over a kept session; every probe ends within its time limit; whatever changes wakes who decides at once.
 //! Never concludes anything.
 
+mod agentless;
 mod agents;
 mod backoff;
 mod board;

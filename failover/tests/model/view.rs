@@ -113,6 +113,7 @@ fn status(world: &World, s: usize, server: &Server) -> AgentStatus {
         address: server.address.then(String::new),
         address_error: None,
         self_fenced: server.self_fenced,
+        given_up: None,
         last_order: [0, 0, 0],
         clone: None,
         surplus: None,

@@ -94,7 +94,8 @@ impl Cluster {
             });
         }
         follow(&Situation {
-            state: snapshot.state.as_ref().map(|s| &s.value),
+            // Of a cluster that was given up, what was: nobody changes it, and replicas are to be fed on.
+            state: snapshot.last_state(),
             epochs: &snapshot.epochs,
             relays: &snapshot.relays,
             name: &self.name,

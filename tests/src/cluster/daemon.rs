@@ -32,7 +32,7 @@ struct Inner {
 }
 
 impl Daemon {
-    /// `cmd`, that serves HTTP on port `http` of `host` and obeys `token`; not started yet.
+    /// `cmd`, that serves HTTP on port `http` of `host` (0: it serves none) and obeys `token`; not started yet.
     pub(super) fn new(
         name: &str,
         host: &Host,
@@ -96,8 +96,16 @@ impl Daemon {
         self.wait_healthy()
     }
 
-    /// Waits until `/healthz` (an agent: `/liveness`) answers 200; ends at once if the program has ended.
+    /// Whether it can be asked over HTTP.
+    pub(super) fn serves_http(&self) -> bool {
+        self.0.http != 0
+    }
+
+    /// Waits until `/healthz` (an agent: `/liveness`) answers 200; ends at once if the program has ended. One that serves no HTTP counts as healthy.
     pub fn wait_healthy(&self) -> Result<()> {
+        if !self.serves_http() {
+            return Ok(());
+        }
         wait_for(&format!("{} to be healthy", self.name()), DEADLINE, || {
             let proc = self.proc()?;
             if let Some(status) = proc.exit() {

@@ -258,7 +258,7 @@ impl Cluster {
         let primary = self.node(&name)?;
         let holder = state["grant_holder"].as_str().context("no relay holds the grant")?;
         ensure!(!primary.read_only()?, "{name} is read-only");
-        ensure!(primary.holds(self.vip())?, "{name} does not hold the address");
+        ensure!(!primary.has_agent() || primary.holds(self.vip())?, "{name} does not hold the address");
         let status = self.relay(holder)?.json("/v1/status")?;
         let (upstream, held) = (&status["upstream"]["state"], &status["membership"]["held"]);
         ensure!(upstream == "streaming" && held == true, "{holder}: upstream {upstream}, held {held}");

@@ -59,9 +59,14 @@ impl Node {
         &self.0.host
     }
 
-    /// Its agent.
+    /// Its agent; the server itself where it has none.
     pub fn agent(&self) -> &Daemon {
         &self.0.agent
+    }
+
+    /// Whether it has an agent.
+    pub fn has_agent(&self) -> bool {
+        self.0.agent.serves_http()
     }
 
     /// The server's data directory.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::daemon::Daemon;
 use super::node::{self, Node};
-use super::toml::Toml;
+use super::toml::{Toml, quoted};
 use super::{Cluster, Inner};
 use crate::binaries::binary;
 use crate::dir::Bed;
@@ -53,6 +53,7 @@ pub struct ClusterPlan {
     relay: Vec<Change>,
     servers: Vec<String>,
     one_agent: Vec<(u32, Change)>,
+    without_agents: bool,
     bootstrap: bool,
 }
 
@@ -71,6 +72,7 @@ impl ClusterPlan {
             relay: Vec::new(),
             servers: Vec::new(),
             one_agent: Vec::new(),
+            without_agents: false,
             bootstrap: true,
         };
         plan.controllers_with("guard", "max", "1000")
@@ -147,6 +149,14 @@ impl ClusterPlan {
         self
     }
 
+    /// Servers have no agents: the controllers order them over SQL, and clients use the servers' own addresses.
+    pub fn without_agents(mut self) -> Self {
+        self.without_agents = true;
+        self.controllers_with("address", "provider", "\"none\"")
+            .controllers_with("address", "vip", "")
+            .controllers_with("mysql", "user", "\"baton_sql\"")
+    }
+
     /// Starts everything, but does not bootstrap.
     pub fn without_bootstrap(mut self) -> Self {
         self.bootstrap = false;
@@ -159,8 +169,11 @@ impl ClusterPlan {
         cluster.start_all()?;
         if self.bootstrap {
             cluster.bootstrap("db-1")?;
-            cluster.wait_settled()?;
-            cluster.client_session()?.query(super::TABLES)?;
+            let primary = cluster.wait_settled()?;
+            match self.without_agents {
+                false => cluster.client_session()?.query(super::TABLES)?,
+                true => primary.sql(super::TABLES)?,
+            };
         }
         Ok(cluster)
     }
@@ -186,7 +199,7 @@ impl ClusterPlan {
         let vip = net.spare_ip(VIP);
         let numbered = |hosts: Vec<Host>| (1_u32..).zip(hosts);
         let controllers = numbered(controller_hosts)
-            .map(|(number, host)| self.controller(number, &host, &etcd, &secrets, &format!("{vip}/24")))
+            .map(|(number, host)| self.controller(number, &host, &etcd, &secrets, (&format!("{vip}/24"), &node_hosts)))
             .collect::<Result<_>>()?;
         let relays = numbered(relay_hosts)
             .map(|(number, host)| self.relay(number, &host, &etcd, &secrets))
@@ -208,9 +221,16 @@ impl ClusterPlan {
         })))
     }
 
-    fn controller(&self, number: u32, host: &Host, etcd: &Etcd, secrets: &Secrets, vip: &str) -> Result<Daemon> {
+    fn controller(
+        &self,
+        number: u32,
+        host: &Host,
+        etcd: &Etcd,
+        secrets: &Secrets,
+        (vip, nodes): (&str, &[Host]),
+    ) -> Result<Daemon> {
         let name = format!("controller-{number}");
-        let toml = Toml::default()
+        let mut toml = Toml::default()
             .text("", "cluster", CLUSTER)
             .text("", "name", &name)
             .text("", "http", format!("0.0.0.0:{CONTROLLER_HTTP}"))
@@ -224,6 +244,12 @@ impl ClusterPlan {
             .text("address", "provider", "agent")
             .text("address", "vip", vip)
             .over(&self.controller);
+        for node in nodes.iter().filter(|_| self.without_agents) {
+            let addresses = format!("[{}]", quoted(&node.at(node::PORT)));
+            let (name, agent) = (quoted(node.name()), quoted("none"));
+            toml = toml
+                .entry("nodes", &[("name", name.clone()), ("addresses", addresses), ("agent", agent), ("host", name)]);
+        }
         let config = self.write(&name, "controller.toml", &toml)?;
         let cmd = host.cmd(binary("baton-failover")?).args(["controller", "--config"]).arg(&config);
         Ok(Daemon::new(&name, host, cmd, self.bed.log(&name), config, CONTROLLER_HTTP, TOKEN))
@@ -287,10 +313,18 @@ impl ClusterPlan {
             .text("address", "interface", "eth0")
             .text("role_file", "path", role.display().to_string())
             .over(&changes);
+        let server = template::program("mariadbd")?;
+        let options_of_server = format!("--defaults-file={}", options.display());
+        if self.without_agents {
+            // The option file includes it.
+            fs::write(&role, "")?;
+            let cmd = host.cmd(server).arg(options_of_server).args(template::as_user());
+            let server = Daemon::new(&name, host, cmd, self.bed.log(&name), options, 0, TOKEN);
+            return Ok(Node::new(&name, number, server, datadir, socket));
+        }
         let config = self.write(&name, "agent.toml", &toml)?;
         let mut cmd = host.cmd(binary("baton-failover")?).args(["agent", "--config"]).arg(&config);
-        cmd = cmd.arg("--exec").arg(template::program("mariadbd")?);
-        cmd = cmd.arg(format!("--defaults-file={}", options.display())).args(template::as_user());
+        cmd = cmd.arg("--exec").arg(server).arg(options_of_server).args(template::as_user());
         let agent = Daemon::new(&name, host, cmd, self.bed.log(&name), config, AGENT_HTTP, TOKEN);
         Ok(Node::new(&name, number, agent, datadir, socket))
     }
@@ -298,13 +332,15 @@ impl ClusterPlan {
     fn server(&self, number: u32, datadir: &Path, socket: &Path, pid_file: &Path, role: &Path, host: &Host) -> String {
         let further: String = self.servers.iter().map(|option| format!("{option}\n")).collect();
         let log = self.bed.log(&format!("{}-server", host.name()));
+        // Without an agent nobody else starts replication again.
+        let skip = if self.without_agents { "" } else { "skip_slave_start\n" };
         format!(
             "[mariadbd]\n\
              datadir = {}\nsocket = {}\npid_file = {}\nlog_error = {}\nport = {}\nserver_id = {number}\n\
              bind_address = *\nskip_name_resolve\nreport_host = {}\nreport_port = {}\n\
              loose_performance_schema = 0\ninnodb_buffer_pool_size = 64M\n{}\nkey_buffer_size = 1M\n\
              aria_pagecache_buffer_size = 4M\nmax_connections = 300\ntable_open_cache = 400\n\
-             read_only = 1\nskip_slave_start\nlog_bin = mysql-bin\nlog_slave_updates\nrelay_log = relay-bin\n\
+             read_only = 1\n{skip}log_bin = mysql-bin\nlog_slave_updates\nrelay_log = relay-bin\n\
              gtid_strict_mode = 1\nslave_parallel_threads = 4\nbinlog_format = ROW\nsync_binlog = 1\ninnodb_flush_log_at_trx_commit = 1\n\
              rpl_semi_sync_master_timeout = 4294967295\nrpl_semi_sync_master_wait_point = AFTER_SYNC\n\
              rpl_semi_sync_master_wait_no_slave = ON\nslave_net_timeout = 5\n\
@@ -370,7 +406,8 @@ impl Cluster {
             let found = self.etcd().list(&self.key(kind)).map_or(0, |found| found.len());
             Ok((found >= count).then_some(()))
         };
-        crate::wait_for("every agent to be announced", crate::DEADLINE, || announced("nodes/", self.nodes().len()))?;
+        let agents = self.nodes().iter().filter(|node| node.has_agent()).count();
+        crate::wait_for("every agent to be announced", crate::DEADLINE, || announced("nodes/", agents))?;
         crate::wait_for("every relay to be announced", crate::DEADLINE, || announced("relays/", self.relays().len()))?;
         self.nodes().iter().try_for_each(Node::wait_answers)?;
         // A controller may need another moment to hear of servers that have just come up.

@@ -37,6 +37,13 @@ impl Toml {
         self
     }
 
+    /// Adds one more `[[section]]` with literal pieces of TOML.
+    pub(super) fn entry(mut self, section: &str, keys: &[(&str, String)]) -> Self {
+        let keys = keys.iter().map(|(key, toml)| ((*key).to_owned(), toml.clone()));
+        self.tables.push((section.to_owned(), keys.collect()));
+        self
+    }
+
     /// Sets what a test wants otherwise; an empty value removes the key.
     pub(super) fn over(mut self, changes: &[(String, String, String)]) -> Self {
         for (section, key, toml) in changes {

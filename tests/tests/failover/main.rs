@@ -1,6 +1,7 @@
 //! Whole clusters on hosts of their own lose parts, and keep their promises: no commit that a client was told of is lost, never two servers commit, and in
 //! the end there is one writable primary, or none with the reason told.
 
+mod agentless;
 mod agents;
 mod candidates;
 mod deaths;

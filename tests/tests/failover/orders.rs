@@ -1,10 +1,10 @@
-//! What people order, and what the guard forbids: pause and resume, manual failover, too many failovers, two orders at once.
+//! What people order, and what the guard forbids: pause and resume, manual failover, too many failovers, two orders at once, giving the cluster up.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use baton_testbed::cluster::Ledger;
-use baton_testbed::scenario;
+use anyhow::{Context, Result, ensure};
+use baton_testbed::cluster::{Daemon, Ledger, Target, Writers};
+use baton_testbed::{scenario, wait_until};
 
 use crate::support::load;
 
@@ -85,5 +85,76 @@ fn two_switchovers_at_once_end_as_one_and_the_other_is_told() {
         writers.wait_more(50)?;
         writers.stop()?;
         cluster.check(&[&ledger])
+    });
+}
+
+#[test]
+fn cluster_that_is_given_up_goes_on_without_a_failover_and_is_taken_up_again() {
+    scenario("leave", |bed| {
+        let cluster = bed.cluster().start()?;
+        let (ledger, own) = (Ledger::default(), Ledger::default());
+        let writers = load(&cluster, &ledger)?;
+        // In a later epoch than the first: the log has files of two primaries then.
+        let switched = cluster.ctl(&["switchover", "--to", "db-2", "--timeout", "60"])?;
+        ensure!(switched.code == 0, "{switched}");
+        let primary = cluster.wait_settled()?.clone();
+        let replica = cluster.node("db-1")?;
+        let direct = [Target::Tcp(cluster.client().clone(), primary.address())];
+        let direct = Writers::start(&own, &direct, Duration::from_millis(2))?;
+        direct.wait_more(20)?;
+        let epoch = cluster.epoch()?;
+        let dry = cluster.ctl(&["leave", "--dry-run"])?;
+        ensure!(dry.code == 0 && dry.out.contains("semi-sync") && cluster.epoch()? == epoch, "{dry}");
+        let left = cluster.ctl(&["leave", "-o", "json"])?;
+        ensure!(left.code == 0 && left.json()?["done"] == true, "{left}");
+        ensure!(cluster.state().is_err(), "there still is a state");
+        ensure!(primary.value("SELECT @@rpl_semi_sync_master_enabled")? == "0", "semi-sync is on still");
+        for (name, writers) in [("through the virtual IP", &writers), ("through its own address", &direct)] {
+            writers.wait_more(50).with_context(|| format!("{name}, after leaving"))?;
+        }
+        let status = cluster.ctl(&["status"])?;
+        ensure!(status.out.contains("given up by"), "{status}");
+
+        // Replicas are fed on, also over a restart of the relay; and nothing of Baton is needed for a commit.
+        let relay = cluster.relay("relay-1")?;
+        relay.kill9()?;
+        writers.wait_more(50)?;
+        relay.start()?;
+        let goal = primary.gtid()?;
+        let number = |gtid: &str| gtid.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        wait_until("the replica to have it", || replica.gtid(), |has| number(has) >= number(&goal))?;
+        relay.kill9()?;
+        cluster.controllers().iter().try_for_each(Daemon::kill9)?;
+        cluster.etcd().freeze()?;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            ensure!(primary.runs() && primary.holds(cluster.vip())?, "a server that was given up is fenced");
+        }
+        writers.wait_more(50)?;
+        cluster.etcd().thaw()?;
+        cluster.controllers().iter().try_for_each(Daemon::start)?;
+        relay.start()?;
+
+        // Nobody takes over from it; it comes back as it was.
+        primary.kill_server()?;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            ensure!(replica.read_only()?, "a failover although the cluster was given up");
+        }
+        for writers in [&writers, &direct] {
+            writers.wait_more(50)?;
+        }
+        ensure!(primary.value("SELECT @@rpl_semi_sync_master_enabled")? == "0", "semi-sync is on after a restart");
+
+        cluster.bootstrap("db-2")?;
+        ensure!(cluster.epoch()? > epoch, "the epoch does not grow");
+        cluster.wait_settled()?;
+        writers.wait_more(50)?;
+        direct.stop()?;
+        primary.kill_server()?;
+        writers.wait_elsewhere(&primary)?;
+        cluster.wait_settled()?;
+        writers.stop()?;
+        cluster.check(&[&ledger, &own])
     });
 }

@@ -30,7 +30,7 @@ pub use snapshot::Snapshot;
 
 use self::members::Members;
 use crate::keys::Keys;
-use crate::records::EpochRecord;
+use crate::records::{EpochRecord, LeftRecord};
 use crate::state::ClusterState;
 
 /// A document with the revisions that changes of it are compared by.
@@ -201,13 +201,30 @@ impl Store {
         }
     }
 
-    /// Writes the first state and epoch.
+    /// Writes the first state and epoch; or the first ones after the cluster was given up.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: there is a state already.
     pub async fn bootstrap(&self, state: &ClusterState, epoch: &EpochRecord) -> Result<i64, StoreError> {
         let change = Change::new().expect(self.keys.state(), 0).put(self.keys.state(), state);
-        self.write(change.put(self.keys.epoch(epoch.epoch), epoch)).await
+        self.write(change.put(self.keys.epoch(epoch.epoch), epoch).delete(self.keys.left())).await
+    }
+
+    /// Gives the cluster up, as the leader of `term`: the state and what was asked for go, `left` takes their place. Epochs and history stay: a
+    /// relay's log can't be read without them.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; [`StoreError::Conflict`]: the state was changed since `state`.
+    pub async fn leave(
+        &self,
+        term: u64,
+        state: &Versioned<ClusterState>,
+        left: &LeftRecord,
+    ) -> Result<i64, StoreError> {
+        let keys = &self.keys;
+        let change = Change::new().expect(keys.state(), state.mod_revision).expect(keys.request(), 0);
+        let change = change.put(keys.left(), left).delete(keys.state()).delete(keys.paused());
+        self.commit(term, change).await
     }
 
     async fn transact(&self, change: &Change, compares: Vec<Compare>) -> Result<Outcome, StoreError> {

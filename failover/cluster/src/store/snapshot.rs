@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Versioned, parse};
 use crate::keys::Keys;
 use crate::records::{
-    ControllerRecord, EpochRecord, LeaderRecord, NodeRecord, PausedRecord, RelayRecord, SwitchoverRequest,
+    ControllerRecord, EpochRecord, LeaderRecord, LeftRecord, NodeRecord, PausedRecord, RelayRecord, SwitchoverRequest,
 };
 use crate::state::ClusterState;
 
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub request: Option<Versioned<SwitchoverRequest>>,
     /// Set while automatic failover rests.
     pub paused: Option<Versioned<PausedRecord>>,
+    /// Set once the cluster was given up.
+    pub left: Option<Versioned<LeftRecord>>,
     /// Settings that all share.
     pub config: Option<Versioned<serde_json::Value>>,
     /// Keys that can't be read, and why.
@@ -58,6 +60,7 @@ impl Snapshot {
             epochs: BTreeMap::new(),
             request: None,
             paused: None,
+            left: None,
             config: None,
             errors: BTreeMap::new(),
         }
@@ -66,6 +69,13 @@ impl Snapshot {
     /// The leader's term.
     pub fn term(&self) -> Option<u64> {
         self.leader.as_ref().and_then(|l| u64::try_from(l.create_revision).ok())
+    }
+
+    /// What relays go by: the state, or the last one of a cluster that was given up. Replication goes on there, and so does acknowledging, for as
+    /// long as the primary waits for it.
+    pub fn last_state(&self) -> Option<&ClusterState> {
+        let left = self.left.as_ref().map(|l| &l.value.state);
+        self.state.as_ref().map(|s| &s.value).or(left)
     }
 
     /// The node that the state names primary.
@@ -91,6 +101,7 @@ impl Snapshot {
                 "leader" => take(&mut self.leader, kv),
                 "request" => take(&mut self.request, kv),
                 "paused" => take(&mut self.paused, kv),
+                "left" => take(&mut self.left, kv),
                 "config" => take(&mut self.config, kv),
                 _ => None,
             },
@@ -117,6 +128,7 @@ impl Snapshot {
                 "leader" => self.leader = None,
                 "request" => self.request = None,
                 "paused" => self.paused = None,
+                "left" => self.left = None,
                 "config" => self.config = None,
                 _ => {}
             },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::store::{Change, Leadership, Snapshot, Store, StoreError};
-use baton_cluster::{ClusterState, EpochRecord, LeaderRecord, NodeRecord};
+use baton_cluster::{ClusterState, EpochRecord, LeaderRecord, LeftRecord, NodeRecord};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,28 @@ async fn a_cluster_is_bootstrapped_once() {
     assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
     assert_eq!(store.state().await.expect("read").map(|v| v.value), Some(state()));
     assert_eq!(etcd.store("other").state().await.expect("read"), None, "another cluster in the same etcd");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_given_up_keeps_its_epochs_and_is_taken_up_again() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store("shop");
+    store.bootstrap(&state(), &epoch()).await.expect("bootstrap");
+    let (term, _led, cancel) = lead(&store, "a").await;
+    let mut view = store.watch(cancel.clone());
+    let read = store.state().await.expect("read").expect("there");
+    let left = LeftRecord { state: state(), by: "test".into(), at: "2026-01-01T00:00:00Z".into() };
+    let late = store.leave(term - 1, &read, &left).await;
+    assert!(matches!(late, Err(StoreError::Deposed { .. })), "{late:?}");
+    store.leave(term, &read, &left).await.expect("the leader may");
+    let seen = until(&mut view, "given up", |s| s.left.is_some()).await;
+    assert_eq!((seen.state.as_ref(), seen.epochs.len()), (None, 1));
+    assert_eq!(seen.last_state(), Some(&state()));
+    let again = state().in_epoch(2);
+    store.bootstrap(&again, &EpochRecord { epoch: 2, ..epoch() }).await.expect("taken up");
+    let seen = until(&mut view, "taken up", |s| s.state.is_some()).await;
+    assert_eq!((seen.left.as_ref(), seen.epochs.len(), seen.last_state()), (None, 2, Some(&again)));
+    cancel.cancel();
 }
 
 #[tokio::test]

@@ -124,7 +124,10 @@ impl Scene<'_> {
     /// The relay whose log counts as the truth because policy gives up what is missing (`on_missing = "force-after ..."`).
     fn forced_relay(&self) -> Option<String> {
         let limit = self.policy.force_after?;
-        if self.memory.stuck_for.is_none_or(|stuck| stuck < limit) || fence::means(self.facts).is_ok() {
+        if self.memory.stuck_for.is_none_or(|stuck| stuck < limit)
+            || fence::means(self.facts).is_ok()
+            || !fence::may_be_forced(self.facts)
+        {
             return None;
         }
         acker::standbys(self.facts, self.state, None).into_iter().next()

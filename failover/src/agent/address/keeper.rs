@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::Vip;
 use super::frames::{self, Mac, shown};
 use super::link::{self, Link};
-use super::netlink::Netlink;
+use super::netlink::{Lifetime, Netlink};
 
 /// Commands that may wait for the thread.
 const QUEUE: usize = 32;
@@ -57,6 +57,8 @@ enum Command {
     /// The address that may be there although this process has not taken it.
     Drop(Option<Vip>, Option<oneshot::Sender<()>>),
     Ask(Vip),
+    /// It is to stay without being renewed.
+    Leave(Vip, oneshot::Sender<Result<(), String>>),
 }
 
 /// The handle. See the parent module.
@@ -152,6 +154,19 @@ impl Keeper {
         }
     }
 
+    /// Has the address stay for good, taking it if it is not here, and cares for it no more.
+    ///
+    /// # Errors
+    /// Why it is not here to stay.
+    pub async fn leave(&self, vip: Vip) -> Result<(), String> {
+        let (done, wait) = oneshot::channel();
+        if !self.send(Command::Leave(vip, done)) {
+            return Err(format!("{vip} can't be left: there is no interface for it, or its thread is behind"));
+        }
+        let answer = timeout(PATIENCE, wait).await;
+        answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(format!("{vip} was not left within {PATIENCE:?}")))
+    }
+
     fn send(&self, command: Command) -> bool {
         let Some(commands) = &self.commands else { return false };
         match commands.try_send(command) {
@@ -218,6 +233,10 @@ impl Holder {
                         self.fail(error);
                     }
                 }
+                Ok(Command::Leave(vip, done)) => {
+                    // Whoever asked may have given up.
+                    let _ = done.send(self.leave(vip));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -255,7 +274,7 @@ impl Holder {
             self.ask(vip)?;
         }
         let link = self.asked.take().and_then(|asked| asked.link);
-        let (index, now) = (self.add(vip)?, Instant::now());
+        let (index, now) = (self.add(vip, Lifetime::For(self.valid_for))?, Instant::now());
         self.held = Some(Held { vip, index, renewed: now, taken: now, announced: 0, next: now, link });
         self.status.send_replace(AddressStatus { held: Some(vip), error: None });
         tracing::info!(%vip, interface = self.interface, "the virtual IP is held");
@@ -264,7 +283,7 @@ impl Holder {
 
     fn renew(&mut self) -> Result<(), String> {
         let Some(vip) = self.held.as_ref().map(|h| h.vip) else { return Ok(()) };
-        let index = self.add(vip)?;
+        let index = self.add(vip, Lifetime::For(self.valid_for))?;
         if let Some(held) = &mut self.held {
             (held.index, held.renewed) = (index, Instant::now());
         }
@@ -272,11 +291,23 @@ impl Holder {
         Ok(())
     }
 
-    fn add(&mut self, vip: Vip) -> Result<u32, String> {
-        let (interface, valid_for) = (self.interface.clone(), self.valid_for);
+    fn leave(&mut self, vip: Vip) -> Result<(), String> {
+        if self.held.as_ref().is_none_or(|h| h.vip != vip) {
+            self.take(vip)?;
+            self.announce();
+        }
+        self.add(vip, Lifetime::Ever)?;
+        self.held = None;
+        self.status.send_replace(AddressStatus::default());
+        tracing::info!(%vip, interface = self.interface, "the virtual IP is left here for good");
+        Ok(())
+    }
+
+    fn add(&mut self, vip: Vip, lifetime: Lifetime) -> Result<u32, String> {
+        let interface = self.interface.clone();
         self.with_netlink(|netlink| {
             let index = netlink.index(&interface)?;
-            netlink.add(index, vip, valid_for)?;
+            netlink.add(index, vip, lifetime)?;
             Ok(index)
         })
         .map_err(|e| format!("{vip} can't be added to {}: {e}{}", self.interface, advice(&e)))

@@ -37,6 +37,15 @@ const HEADER: usize = 16;
 /// The kernel answers while the request is sent.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// How long an address stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// Unless it is renewed.
+    For(Duration),
+    /// Until somebody removes it.
+    Ever,
+}
+
 /// A socket to the kernel.
 pub(super) struct Netlink {
     socket: OwnedFd,
@@ -66,10 +75,10 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's, such as `EPERM` without `CAP_NET_ADMIN`.
-    pub(super) fn add(&mut self, index: u32, vip: Vip, valid_for: Duration) -> io::Result<()> {
+    pub(super) fn add(&mut self, index: u32, vip: Vip, lifetime: Lifetime) -> io::Result<()> {
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE | NLM_F_CREATE;
         let sequence = self.next();
-        self.request(&message(RTM_NEWADDR, flags, sequence, index, vip, Some(valid_for)), sequence)
+        self.request(&message(RTM_NEWADDR, flags, sequence, index, vip, Some(lifetime)), sequence)
     }
 
     /// Removes the address; whether it was there.
@@ -107,7 +116,7 @@ impl Netlink {
 }
 
 /// A whole request: `nlmsghdr`, `ifaddrmsg`, attributes. Numbers are in the host's order.
-fn message(kind: u16, flags: u16, sequence: u32, index: u32, vip: Vip, valid_for: Option<Duration>) -> Vec<u8> {
+fn message(kind: u16, flags: u16, sequence: u32, index: u32, vip: Vip, lifetime: Option<Lifetime>) -> Vec<u8> {
     let (family, address) = match vip.ip {
         IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
         IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
@@ -123,8 +132,12 @@ fn message(kind: u16, flags: u16, sequence: u32, index: u32, vip: Vip, valid_for
     m.extend(index.to_ne_bytes());
     attribute(&mut m, IFA_LOCAL, &address);
     attribute(&mut m, IFA_ADDRESS, &address);
-    if let Some(valid_for) = valid_for {
-        let valid = u32::try_from(valid_for.as_secs()).unwrap_or(u32::MAX - 1).max(1);
+    if let Some(lifetime) = lifetime {
+        let valid = match lifetime {
+            Lifetime::For(time) => u32::try_from(time.as_secs()).unwrap_or(u32::MAX - 1).max(1),
+            // The kernel's `INFINITY_LIFE_TIME`.
+            Lifetime::Ever => u32::MAX,
+        };
         // Not preferred: this host's own connections do not come from an address that may go away. IPv4 knows no such difference.
         let preferred = if vip.ip.is_ipv6() { 0 } else { valid };
         let mut info = Vec::new();
@@ -161,12 +174,14 @@ mod tests {
     #[test]
     fn a_request_is_laid_out_as_the_kernel_reads_it() {
         let vip = "10.0.0.100/24".parse().unwrap();
-        let m = message(RTM_NEWADDR, 0x505, 7, 3, vip, Some(Duration::from_secs(5)));
+        let m = message(RTM_NEWADDR, 0x505, 7, 3, vip, Some(Lifetime::For(Duration::from_secs(5))));
         assert_eq!(m.len(), 16 + 8 + 8 + 8 + 20);
         assert_eq!(m[..4], 60_u32.to_ne_bytes());
         assert_eq!(m[16..20], [AF_INET, 24, 0, 0]);
         assert_eq!(m[28..32], [10, 0, 0, 100]);
         assert_eq!(m[44..52], [5_u32.to_ne_bytes(), 5_u32.to_ne_bytes()].concat());
+        let m = message(RTM_NEWADDR, 0x505, 7, 3, vip, Some(Lifetime::Ever));
+        assert_eq!(m[44..52], [0xff; 8]);
         let vip = "fd00::100/64".parse().unwrap();
         let m = message(RTM_DELADDR, 0x5, 7, 3, vip, None);
         assert_eq!((m.len(), m[16..20].to_vec()), (16 + 8 + 20 + 20, vec![AF_INET6, 64, IFA_F_NODAD, 0]));

@@ -67,7 +67,7 @@ fn line(status: &AgentStatus, fitness: Fitness, blocked: bool, max_connections: 
         let connections = status.server.as_ref().map_or(0, |s| s.connections);
         return format!("up {}%", weight(fitness, connections, max_connections));
     }
-    match status.role {
+    match status.used_as() {
         ServerRole::Primary if blocked => "drain",
         // Its data grow old: those who are connected may stay.
         ServerRole::Replica => "drain",

@@ -30,12 +30,13 @@ impl Fitness {
     /// Of what the agent tells, and whether writes are blocked. Pure.
     pub(super) fn of(status: &AgentStatus, blocked: bool, lag_ms: Option<u64>) -> Self {
         let answers = status.mysqld == MysqldState::Running;
+        // Also of a server that was given up: load balancers are not to notice.
         let server = status.server.as_ref().filter(|_| answers);
         let writable = server.is_some_and(|s| !s.read_only);
         let replicates = server.and_then(|s| s.replication.as_ref()).is_some_and(|r| r.sql && r.io != "No");
         Self {
-            primary: writable && status.role == ServerRole::Primary && !blocked && !status.self_fenced,
-            replica: replicates && status.role == ServerRole::Replica,
+            primary: writable && status.used_as() == ServerRole::Primary && !blocked && !status.self_fenced,
+            replica: replicates && status.used_as() == ServerRole::Replica,
             answers,
             lag_ms: lag_ms.filter(|_| replicates),
         }
@@ -78,7 +79,7 @@ pub(super) async fn answer(State(app): State<App>, request: Request) -> Response
     let fitness = Fitness::of(&status, app.core.duty.get().blocked.is_some(), app.core.lag_ms());
     let code =
         if fitness.passes(request.uri().path(), limit) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = Body { node: status.node, role: status.role, mysqld: status.mysqld, lag_ms: fitness.lag_ms };
+    let body = Body { role: status.used_as(), node: status.node, mysqld: status.mysqld, lag_ms: fitness.lag_ms };
     (code, Json(body)).into_response()
 }
 
@@ -114,6 +115,7 @@ pub(super) mod tests {
             address: None,
             address_error: None,
             self_fenced: false,
+            given_up: None,
             last_order: [0, 0, 0],
             clone: None,
             surplus: None,

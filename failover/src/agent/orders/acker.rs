@@ -24,8 +24,12 @@ pub(super) async fn revoke(
 ) -> Result<OrderResult, Refusal> {
     must_live(core)?;
     note(core, number, |_| ()).await?;
-    let mut session = core.db.connect().await?;
-    let accounts = accounts(&mut session, user).await?;
+    lock_out(&mut core.db.connect().await?, user, server_id).await
+}
+
+/// As [`revoke`], over a session with the server.
+pub(crate) async fn lock_out(session: &mut Session, user: &str, server_id: u32) -> Result<OrderResult, Refusal> {
+    let accounts = accounts(session, user).await?;
     if accounts.is_empty() {
         return Err(Refusal::cannot(
             format!("there is no account {user:?} on this server"),
@@ -38,7 +42,7 @@ pub(super) async fn revoke(
     let deadline = Instant::now() + END;
     // A login that was under way may have come in behind the lock: until there is none.
     loop {
-        let dumps = dumps(&mut session, user).await?;
+        let dumps = dumps(session, user).await?;
         if dumps.is_empty() {
             break;
         }
@@ -63,9 +67,13 @@ pub(super) async fn revoke(
 pub(super) async fn allow(core: &Core, number: OrderNumber, user: &str) -> Result<OrderResult, Refusal> {
     must_live(core)?;
     note(core, number, |_| ()).await?;
-    let mut session = core.db.connect().await?;
-    for host in accounts(&mut session, user).await? {
-        if is_locked(&mut session, user, &host).await? {
+    let_in(&mut core.db.connect().await?, user).await
+}
+
+/// As [`allow`], over a session with the server.
+pub(crate) async fn let_in(session: &mut Session, user: &str) -> Result<OrderResult, Refusal> {
+    for host in accounts(session, user).await? {
+        if is_locked(session, user, &host).await? {
             session.run(&format!("ALTER USER {}@{} ACCOUNT UNLOCK", literal(user), literal(&host))).await?;
         }
     }

@@ -23,22 +23,27 @@ const GOODBYE: Duration = Duration::from_millis(3);
 /// The address goes after so long, whoever has heard of it.
 const LONGEST_GOODBYE: Duration = Duration::from_millis(30);
 /// Between two looks at what stands in the way.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 /// Bounds of what may be ordered.
 const LONGEST: u64 = 10 * 60 * 1000;
 
 /// Until when.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     drained: Instant,
     deadline: Instant,
 }
 
 impl Bounds {
     /// Counted from now.
-    pub(super) fn new(drain_ms: u64, timeout_ms: u64) -> Self {
+    pub(crate) fn new(drain_ms: u64, timeout_ms: u64) -> Self {
         let after = |ms: u64| Instant::now() + Duration::from_millis(ms.min(LONGEST));
         Self { drained: after(drain_ms), deadline: after(timeout_ms) }
+    }
+
+    /// Whether all of the time has passed.
+    pub(crate) fn over(self) -> bool {
+        Instant::now() >= self.deadline
     }
 }
 
@@ -75,7 +80,7 @@ pub(super) async fn block(
     // Nothing can be committed here any more: the candidate need not wait for the rest.
     let _ = early.send(result.clone());
     let ours = [control.id(), blocker.id()];
-    tidy(core, &mut control, ours, bounds.deadline).await?;
+    tidy(core, &mut control, ours, bounds).await?;
     Ok(result)
 }
 
@@ -83,10 +88,9 @@ async fn shut(
     core: &Core,
     control: &mut Session,
     blocker: &mut Session,
-    Bounds { drained, deadline }: Bounds,
+    bounds: Bounds,
     superseded: &CancellationToken,
 ) -> Result<String, Refusal> {
-    let ours = [control.id(), blocker.id()];
     let scheduled: String = control.value("SELECT @@GLOBAL.event_scheduler").await?;
     if scheduled == "ON" {
         core.known.change(|k| k.scheduler = Some(true)).await.map_err(|e| {
@@ -97,6 +101,18 @@ async fn shut(
         })?;
         events::scheduler(control, false).await?;
     }
+    stop_writes(control, blocker, bounds, superseded).await?;
+    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+}
+
+/// `read_only=1` within bounds, or as before. `control` cuts what stands in the way of `blocker` once the time for draining is over.
+pub(crate) async fn stop_writes(
+    control: &mut Session,
+    blocker: &mut Session,
+    Bounds { drained, deadline }: Bounds,
+    superseded: &CancellationToken,
+) -> Result<(), Refusal> {
+    let ours = [control.id(), blocker.id()];
     let patience = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(5);
     // Should the agent die now, the server gives up waiting by itself.
     blocker.run(&format!("SET SESSION lock_wait_timeout={}", patience.as_secs() + 1)).await?;
@@ -129,11 +145,11 @@ async fn shut(
             "end what holds it up (long transactions, global locks), or allow more time",
         ));
     }
-    Ok(sorted(&control.value::<String>("SELECT @@GLOBAL.gtid_binlog_pos").await?))
+    Ok(())
 }
 
 /// Once nobody else can commit: ends the sessions of clients, who would not notice and stay, and lets go of the address.
-async fn tidy(core: &Core, control: &mut Session, ours: [u32; 2], deadline: Instant) -> Result<(), Refusal> {
+async fn tidy(core: &Core, control: &mut Session, ours: [u32; 2], bounds: Bounds) -> Result<(), Refusal> {
     let goodbye = async {
         if cut(control, &ours).await? > 0 {
             sleep(GOODBYE).await;
@@ -163,7 +179,7 @@ async fn tidy(core: &Core, control: &mut Session, ours: [u32; 2], deadline: Inst
             &mut fresh
         }
     };
-    while cut(control, &ours).await? > 0 && Instant::now() < deadline {
+    while cut(control, &ours).await? > 0 && !bounds.over() {
         sleep(LOOK / 5).await;
     }
     // Not before: it would wait for a global lock that somebody holds.
@@ -182,7 +198,7 @@ fn sessions(ours: &[u32; 2]) -> String {
 }
 
 /// Ends the sessions of clients; how many there were.
-async fn cut(control: &mut Session, ours: &[u32; 2]) -> Result<usize, SqlError> {
+pub(crate) async fn cut(control: &mut Session, ours: &[u32; 2]) -> Result<usize, SqlError> {
     let found: Vec<(u64,)> = control.rows(&format!("SELECT ID {}", sessions(ours))).await?;
     for (id,) in &found {
         match control.run(&format!("KILL CONNECTION {id}")).await {

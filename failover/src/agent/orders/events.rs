@@ -26,7 +26,7 @@ fn alter((schema, name, definer): &Event, to: &str) -> String {
 }
 
 /// Enables what replication, or [`disable`], has disabled here. How many.
-pub(super) async fn enable(session: &mut Session) -> Result<usize, SqlError> {
+pub(crate) async fn enable(session: &mut Session) -> Result<usize, SqlError> {
     let events = with_status(session, "SLAVESIDE_DISABLED").await?;
     for event in &events {
         session.run(&alter(event, "ENABLE")).await?;
@@ -35,7 +35,7 @@ pub(super) async fn enable(session: &mut Session) -> Result<usize, SqlError> {
 }
 
 /// Disables what would run here, in the way in which replication does. How many.
-pub(super) async fn disable(session: &mut Session) -> Result<usize, SqlError> {
+pub(crate) async fn disable(session: &mut Session) -> Result<usize, SqlError> {
     let events = with_status(session, "ENABLED").await?;
     for event in &events {
         session.run(&alter(event, "DISABLE ON SLAVE")).await?;

@@ -82,16 +82,7 @@ async fn diverged(core: &Core, own: &str, common: &str, surplus: &str) -> Refusa
 
 /// Read-only, semi-sync off, events off. In that order: semi-sync switched off lets waiting commits pass.
 async fn give_up_writing(core: &Core, session: &mut Session) -> Result<(), Refusal> {
-    let waiting: Option<(String, String)> =
-        session.first("SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'").await?;
-    if let Some((_, count)) = waiting.filter(|(_, n)| n != "0") {
-        return Err(Refusal::cannot(
-            format!(
-                "{count} commits wait for an acknowledgement here: switched to a replica now, they would complete without one"
-            ),
-            "order fence first",
-        ));
-    }
+    refuse_while_commits_wait(session).await?;
     session.run("SET GLOBAL read_only=1").await?;
     session.run("SET GLOBAL rpl_semi_sync_master_enabled=OFF").await?;
     let count = events::disable(session).await?;
@@ -104,12 +95,27 @@ async fn give_up_writing(core: &Core, session: &mut Session) -> Result<(), Refus
     Ok(())
 }
 
+/// An error while commits wait for an acknowledgement: as a replica's they would complete without one.
+pub(crate) async fn refuse_while_commits_wait(session: &mut Session) -> Result<(), Refusal> {
+    let waiting: Option<(String, String)> =
+        session.first("SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'").await?;
+    if let Some((_, count)) = waiting.filter(|(_, n)| n != "0") {
+        return Err(Refusal::cannot(
+            format!(
+                "{count} commits wait for an acknowledgement here: switched to a replica now, they would complete without one"
+            ),
+            "order fence first; without an agent, restart the server",
+        ));
+    }
+    Ok(())
+}
+
 /// Account on relays, and how it is protected.
-struct Account {
-    user: String,
-    password: SecretString,
-    tls: ReplicationTls,
-    ca_file: Option<String>,
+pub(crate) struct Account {
+    pub(crate) user: String,
+    pub(crate) password: SecretString,
+    pub(crate) tls: ReplicationTls,
+    pub(crate) ca_file: Option<String>,
 }
 
 fn account(core: &Core) -> Result<Account, Refusal> {
@@ -132,7 +138,12 @@ fn account(core: &Core) -> Result<Account, Refusal> {
 ///
 /// Of one that was a primary, transactions of its own may come back that it had lost when it started in the replica role. A server takes events
 /// of its own id only as a semi-sync replica in strict GTID mode; without that it would skip them and say nothing.
-async fn replicate(session: &mut Session, to: &Address, account: &Account, own: &str) -> Result<(), Refusal> {
+pub(crate) async fn replicate(
+    session: &mut Session,
+    to: &Address,
+    account: &Account,
+    own: &str,
+) -> Result<(), Refusal> {
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns);
     let get = |name: &str| slave.as_ref().and_then(|s| s.get(name)).map_or("", String::as_str);
     let same = get("Master_Host") == to.host

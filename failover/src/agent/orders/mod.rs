@@ -3,15 +3,15 @@
 //! Promises: an order is obeyed only if it is not late; its number, and what it makes of this node, are on disk before the server is touched (but
 //! for `fence`, which can't wait for a disk); each can be repeated; an error means that its effect is not known to be there.
 
-mod acker;
-mod block;
+pub(crate) mod acker;
+pub(crate) mod block;
 mod clone;
 mod desk;
-mod events;
+pub(crate) mod events;
 mod fence;
-mod follow;
+pub(crate) mod follow;
 mod number;
-mod promote;
+pub(crate) mod promote;
 mod release;
 
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub use fence::fence_now;
 pub use follow::resume;
 pub use number::{NotObeyed, admit, wants_open, wants_unblock};
 pub use promote::{OpenWait, open};
+pub use release::let_go;
 
 /// Why an order was not obeyed, or not to its end.
 #[derive(Debug, Clone, Error)]
@@ -206,7 +207,7 @@ async fn note(
         // A fence waits for nobody: it may have come in between.
         if duty.last_order <= number {
             duty.last_order = number;
-            duty.released = false;
+            duty.given_up = None;
             change(duty);
         }
     });

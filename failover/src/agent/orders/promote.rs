@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const ACKER_LOOK: Duration = Duration::from_millis(2);
 /// The longest time that may be ordered, in milliseconds.
 const LONGEST: u64 = 24 * 60 * 60 * 1000;
+/// For the server to say that the time is over.
+const SLACK: Duration = Duration::from_secs(3);
 /// For statements that sync files: a busy disk takes a while.
 const DISK: Duration = Duration::from_secs(10);
 
@@ -38,12 +40,23 @@ pub(super) async fn catch_up(
     let limit = Duration::from_millis(timeout_ms.min(LONGEST));
     let (noted, watcher, waiter) = tokio::join!(note(core, number, |_| ()), core.db.connect(), core.db.connect());
     noted?;
-    let (mut watcher, mut waiter) = (watcher?, waiter?);
+    apply_all(watcher?, waiter?, target, limit, superseded).await
+}
+
+/// As [`catch_up`], over two sessions with the server: one waits, the other watches whether that is of any use.
+pub(crate) async fn apply_all(
+    mut watcher: Session,
+    mut waiter: Session,
+    target: &str,
+    limit: Duration,
+    superseded: &CancellationToken,
+) -> Result<OrderResult, Refusal> {
+    let limit = limit.min(Duration::from_millis(LONGEST));
     let received = start_appliers(&mut watcher).await?;
     let target = if target.is_empty() { received.as_str() } else { target };
     let statement =
         format!("SELECT MASTER_GTID_WAIT({}, {}.{:03})", literal(target), limit.as_secs(), limit.subsec_millis());
-    let wait = waiter.rows_within::<(Option<i64>,)>(&statement, limit + core.db.limit());
+    let wait = waiter.rows_within::<(Option<i64>,)>(&statement, limit + SLACK);
     let reached = tokio::select! {
         done = wait => done?.first().is_some_and(|(code,)| *code == Some(0)),
         refusal = until_stopped(&mut watcher) => return Err(refusal),
@@ -118,17 +131,7 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
             return answer(&mut session, told).await;
         }
     }
-    session.run("SET GLOBAL read_only=1").await?;
-    // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
-    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
-    if is_replica {
-        session.run_within("STOP SLAVE", DISK).await?;
-        session.run_within("RESET SLAVE ALL", DISK).await?;
-    }
-    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
-    session.run_within("FLUSH BINARY LOGS", DISK).await?;
-    let prepared = Prepared { first_file: last_file(&mut session).await?, gtid: binlog_position(&mut session).await? };
+    let prepared = make_ready(&mut session, is_replica).await?;
     let kept = prepared.clone();
     // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
     note(core, number, move |duty| {
@@ -140,7 +143,23 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
     answer(&mut session, prepared).await
 }
 
-async fn answer(session: &mut Session, prepared: Prepared) -> Result<OrderResult, Refusal> {
+/// The steps of [`prepare`] on the server.
+pub(crate) async fn make_ready(session: &mut Session, is_replica: bool) -> Result<Prepared, SqlError> {
+    session.run("SET GLOBAL read_only=1").await?;
+    // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
+    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
+    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
+    if is_replica {
+        session.run_within("STOP SLAVE", DISK).await?;
+        session.run_within("RESET SLAVE ALL", DISK).await?;
+    }
+    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
+    session.run_within("FLUSH BINARY LOGS", DISK).await?;
+    Ok(Prepared { first_file: last_file(session).await?, gtid: binlog_position(session).await? })
+}
+
+/// What is told of it.
+pub(crate) async fn answer(session: &mut Session, prepared: Prepared) -> Result<OrderResult, Refusal> {
     Ok(OrderResult {
         first_file: Some(prepared.first_file),
         gtid: Some(prepared.gtid),
@@ -150,7 +169,10 @@ async fn answer(session: &mut Session, prepared: Prepared) -> Result<OrderResult
 }
 
 /// What was told the last time, if nothing was written since.
-async fn told_before(session: &mut Session, prepared: Option<Prepared>) -> Result<Option<Prepared>, SqlError> {
+pub(crate) async fn told_before(
+    session: &mut Session,
+    prepared: Option<Prepared>,
+) -> Result<Option<Prepared>, SqlError> {
     let Some(prepared) = prepared else { return Ok(None) };
     let same = last_file(session).await? == prepared.first_file && binlog_position(session).await? == prepared.gtid;
     let semi_sync: u8 = session.value("SELECT @@GLOBAL.rpl_semi_sync_master_enabled").await?;
@@ -210,18 +232,13 @@ pub async fn open(core: &Core, epoch: u64, wait: OpenWait) -> Result<(), Refusal
 /// A session of a server that can be made writable, and whose acker is there or was waited for. Changes nothing.
 async fn ready(core: &Core, wait: OpenWait) -> Result<Session, Refusal> {
     let mut session = core.db.connect().await?;
-    if let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? {
-        let source = columns(row).remove("Master_Host").unwrap_or_default();
-        return Err(Refusal::cannot(
-            format!("the server replicates from {source}: it can't be made writable"),
-            "order prepare first; or STOP SLAVE; RESET SLAVE ALL, if this server is to be the primary",
-        ));
-    }
+    refuse_a_replica(&mut session).await?;
     let serving: u8 = session.value("SELECT 1 - @@GLOBAL.read_only").await?;
     match wait {
-        OpenWait::Acker(limit) => wait_for_acker(&mut session, limit).await?,
-        OpenWait::OnlyIfServing(limit) if serving != 0 => wait_for_acker(&mut session, limit).await?,
-        OpenWait::OnlyIfServing(_) => {}
+        OpenWait::OnlyIfServing(_) if serving == 0 => {}
+        OpenWait::Acker(limit) | OpenWait::OnlyIfServing(limit) => {
+            wait_for_acker(&mut session, limit).await?;
+        }
     }
     Ok(session)
 }
@@ -256,17 +273,28 @@ async fn wake_events(core: &Core, session: &mut Session) -> Result<(), SqlError>
     Ok(())
 }
 
-async fn wait_for_acker(session: &mut Session, limit: Duration) -> Result<(), SqlError> {
+/// An error if the server replicates.
+pub(crate) async fn refuse_a_replica(session: &mut Session) -> Result<(), Refusal> {
+    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(()) };
+    let source = columns(row).remove("Master_Host").unwrap_or_default();
+    Err(Refusal::cannot(
+        format!("the server replicates from {source}: it can't be made writable"),
+        "order prepare first; or STOP SLAVE; RESET SLAVE ALL, if this server is to be the primary",
+    ))
+}
+
+/// Whether an acker has connected in time.
+pub(crate) async fn wait_for_acker(session: &mut Session, limit: Duration) -> Result<bool, SqlError> {
     let deadline = Instant::now() + limit;
     loop {
         let clients: Option<(String, String)> =
             session.first("SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_clients'").await?;
         if clients.is_some_and(|(_, n)| n != "0") {
-            return Ok(());
+            return Ok(true);
         }
         if Instant::now() >= deadline {
             tracing::warn!(?limit, "the acker has not connected in time: commits wait for it");
-            return Ok(());
+            return Ok(false);
         }
         sleep(ACKER_LOOK).await;
     }

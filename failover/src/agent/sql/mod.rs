@@ -121,6 +121,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Over a connection that was opened elsewhere; `limit` is for a statement that should take no time.
+    pub fn over(conn: Conn, limit: Duration) -> Self {
+        Self { conn: Some(conn), limit }
+    }
+
     /// Whether it can be used still.
     pub fn is_usable(&self) -> bool {
         self.conn.is_some()

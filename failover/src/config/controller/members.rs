@@ -14,14 +14,31 @@ pub struct NodeEntry {
     pub name: String,
     /// Addresses of its server, the preferred path first.
     pub addresses: Vec<Address>,
-    /// HTTP of its agent; none and nothing announced: a server without agent, ordered over SQL.
-    pub agent: Option<Address>,
+    /// Its agent.
+    pub agent: Option<NodeAgent>,
     /// What shares a host dies together.
     pub host: Option<String>,
     /// Where it stands.
     pub site: Option<String>,
     /// Preference among equally fresh candidates, 0 (never) to 1000000.
     pub priority: Option<u32>,
+}
+
+/// `agent` of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeAgent {
+    /// Its HTTP.
+    At(Address),
+    /// `none`: a server without an agent, ordered over SQL.
+    None,
+}
+
+impl std::str::FromStr for NodeAgent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::At) }
+    }
 }
 
 /// One of `[[relays]]`. What is left out is as the relay announces it.
@@ -84,7 +101,7 @@ pub(super) fn validate(nodes: &[NodeEntry], relays: &[RelayEntry]) -> Vec<Proble
             reachable(&mut p, &key("addresses"), address);
             addresses.check(&mut p, key("addresses"), address.to_string());
         }
-        if let Some(agent) = &node.agent {
+        if let Some(NodeAgent::At(agent)) = &node.agent {
             reachable(&mut p, &key("agent"), agent);
             addresses.check(&mut p, key("agent"), agent.to_string());
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-pub use members::{NodeEntry, RelayEntry};
+pub use members::{NodeAgent, NodeEntry, RelayEntry};
 pub use policy::{Overrides, PolicyConfig};
 pub use sections::{AddressProvider, HooksConfig, KubernetesConfig, ProbeConfig, ProviderAddress, ServersConfig};
 

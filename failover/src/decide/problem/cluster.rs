@@ -25,10 +25,10 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         code: "not_bootstrapped",
         severity: Severity::Warning,
-        meaning: "The cluster has no state yet: every server is kept read-only.",
+        meaning: "The cluster has no state: it was not bootstrapped yet, and every server is kept read-only; or it was given up.",
         hint: "batonctl bootstrap --primary NODE",
         matches: |s| match s.facts.state {
-            None => one("cluster", "no primary was ever named".to_owned()),
+            None => one("cluster", "no primary was named, or the cluster was given up".to_owned()),
             Some(_) => Vec::new(),
         },
     },

@@ -14,7 +14,7 @@ pub(super) const ROWS: &[Row] = &[
         matches: |s| {
             nodes(s, |n| {
                 let gone = matches!(n.agent.as_ref().map(|a| &a.value), Some(AgentFacts::Refused | AgentFacts::Silent));
-                gone.then(|| "its agent does not answer".to_owned())
+                (gone && !n.record.has_no_agent()).then(|| "its agent does not answer".to_owned())
             })
         },
     },
@@ -24,12 +24,18 @@ pub(super) const ROWS: &[Row] = &[
         meaning: "A replica's server does not run or does not answer.",
         hint: "start it",
         matches: |s| {
-            agents(s, |a| match a.mysqld {
+            let without_agent = nodes(s, |n| {
+                let gone = n.record.has_no_agent() && n.agent.is_some() && agent(n).is_none();
+                gone.then(|| "its server does not answer".to_owned())
+            });
+            let mut found = agents(s, |a| match a.mysqld {
                 MysqldState::Running => None,
                 MysqldState::Silent => Some("its server does not answer".to_owned()),
                 MysqldState::Dead => Some("its server does not run".to_owned()),
                 MysqldState::Waiting => Some("its server waits to be started".to_owned()),
-            })
+            });
+            found.extend(without_agent);
+            found
         },
     },
     Row {

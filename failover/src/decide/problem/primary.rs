@@ -203,7 +203,7 @@ fn lives_but(s: &Scene<'_>, which: fn(&str) -> bool) -> Vec<(String, String)> {
 fn agent_lost(s: &Scene<'_>) -> Vec<(String, String)> {
     let Some((name, node, sight)) = s.primary() else { return Vec::new() };
     let gone = matches!(node.agent.as_ref().map(|a| &a.value), Some(AgentFacts::Refused | AgentFacts::Silent));
-    if !gone || node.announced || sight.verdict != Verdict::Alive {
+    if !gone || node.announced || node.record.has_no_agent() || sight.verdict != Verdict::Alive {
         return Vec::new();
     }
     let ms = node.agent_last_seen.unwrap_or(s.facts.watching_for).as_millis();
