@@ -95,6 +95,7 @@ impl Cluster {
         }
         follow(&Situation {
             state: snapshot.state.as_ref().map(|s| &s.value),
+            unreadable: snapshot.errors.get("state").map(String::as_str),
             epochs: &snapshot.epochs,
             relays: &snapshot.relays,
             name: &self.name,
