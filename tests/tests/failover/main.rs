@@ -3,10 +3,12 @@
 
 mod agents;
 mod candidates;
+mod clocks;
 mod deaths;
 mod etcd;
 mod leaders;
 mod links;
+mod members;
 mod orders;
 mod relays;
 mod starts;
