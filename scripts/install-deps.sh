@@ -35,6 +35,8 @@ need "mariadb-backup" "mariadb-backup" has mariadb-backup
 need "ip" "iproute2" has ip
 need "nft" "nftables" has nft
 need "arping" "iputils-arping" has arping
+need "mkfs.ext4" "e2fsprogs" has mkfs.ext4
+need "libfaketime" "libfaketime" compgen -G "/usr/lib/*/faketime/libfaketime.so.1"
 need "haproxy" "haproxy" has haproxy
 need "promtool" "prometheus" has promtool
 need "Python with venv" "python3-venv" python3 -c "import ensurepip, venv"

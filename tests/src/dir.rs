@@ -20,6 +20,7 @@ use crate::mariadb::MariaDbBuilder;
 use crate::ports::Port;
 use crate::procs;
 use crate::relay::RelayBuilder;
+use crate::volume;
 use crate::wait::wait_for;
 
 /// How long a test waits for its turn before it gives up.
@@ -215,6 +216,7 @@ fn sweep(runs: &Path) {
         let kept = fs::metadata(dir.join("kept")).and_then(|meta| meta.modified()).ok();
         let fresh = kept.is_some_and(|at| SystemTime::now().duration_since(at).unwrap_or_default() < KEPT_FOR);
         if !held && !fresh {
+            volume::unmount_below(&dir);
             let _best_effort = fs::remove_dir_all(&dir);
         }
     }

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::base64::{decode, encode};
+use crate::certs::Certs;
 use crate::dir::Bed;
 use crate::netns::{self, Host};
 use crate::ports::Port;
@@ -27,6 +29,8 @@ const REQUEST: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(20);
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
+/// On 127.0.0.1, without TLS, where clients have to use that.
+const SIDE_PORT: u16 = 2381;
 
 /// How etcd is to be started; see [`Bed::etcd`].
 #[must_use]
@@ -34,11 +38,12 @@ pub struct EtcdBuilder {
     bed: Bed,
     hosts: Vec<Option<Host>>,
     options: Vec<String>,
+    certs: Option<Certs>,
 }
 
 impl EtcdBuilder {
     pub(crate) fn new(bed: &Bed) -> Self {
-        Self { bed: bed.clone(), hosts: vec![None], options: Vec::new() }
+        Self { bed: bed.clone(), hosts: vec![None], options: Vec::new(), certs: None }
     }
 
     /// That many members on leased ports of 127.0.0.1; one by default.
@@ -50,6 +55,12 @@ impl EtcdBuilder {
     /// One member on each of these hosts, on ports 2379 and 2380.
     pub fn on(mut self, hosts: &[&Host]) -> Self {
         self.hosts = hosts.iter().map(|host| Some((*host).clone())).collect();
+        self
+    }
+
+    /// Clients have to use TLS, but for this testbed, which has a port of its own on each host. Needs hosts. The files are read at each new connection.
+    pub fn tls(mut self, certs: &Certs) -> Self {
+        self.certs = Some(certs.clone());
         self
     }
 
@@ -84,18 +95,25 @@ impl EtcdBuilder {
         let list: Vec<_> = members.iter().map(|(name, _, _, peer, ..)| format!("{name}={peer}")).collect();
         let list = list.join(",");
         let members = members.into_iter().map(|(name, host, client, peer, data, leases)| {
-            let url = format!("http://{client}");
+            let scheme = if self.certs.is_some() { "https" } else { "http" };
+            let (url, side) = (format!("{scheme}://{client}"), format!("http://127.0.0.1:{SIDE_PORT}"));
+            let plain = if self.certs.is_some() { side } else { url.clone() };
+            let listen = if self.certs.is_some() { format!("{url},{plain}") } else { url.clone() };
             let mut cmd =
                 host.as_ref().map_or_else(|| program("etcd").map(Cmd::new), |host| Ok(host.cmd(program("etcd")?)))?;
             cmd = cmd.args(["--name", &name, "--data-dir"]).arg(&data);
-            cmd = cmd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+            cmd = cmd.args(["--listen-client-urls", &listen, "--advertise-client-urls", &url]);
             cmd = cmd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
             cmd = cmd.args(["--initial-cluster", &list, "--initial-cluster-token", self.bed.name()]);
             cmd = cmd.args(["--logger", "zap", "--log-level", "warn"]).args(&self.options);
+            if let Some(certs) = &self.certs {
+                cmd = cmd.arg("--cert-file").arg(&certs.cert).arg("--key-file").arg(&certs.key);
+            }
             Ok(Member(Arc::new(Inner {
                 name,
                 host,
-                client,
+                url,
+                plain,
                 cmd,
                 bed: self.bed.clone(),
                 proc: Mutex::new(None),
@@ -119,7 +137,8 @@ pub struct Member(Arc<Inner>);
 struct Inner {
     name: String,
     host: Option<Host>,
-    client: String,
+    url: String,
+    plain: String,
     cmd: Cmd,
     bed: Bed,
     proc: Mutex<Option<Proc>>,
@@ -156,7 +175,7 @@ impl Member {
 
     /// Where clients reach it: `http://10.77.0.11:2379`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.0.client)
+        self.0.url.clone()
     }
 
     /// The running process.
@@ -222,7 +241,7 @@ impl Member {
         self.on_host(|| {
             let agent: ureq::Agent =
                 ureq::Agent::config_builder().timeout_global(Some(REQUEST)).proxy(None).build().into();
-            let mut answer = agent.post(self.endpoint() + path).send_json(body)?;
+            let mut answer = agent.post(self.0.plain.clone() + path).send_json(body)?;
             Ok(answer.body_mut().read_json()?)
         })
         .with_context(|| format!("{path} of {}", self.name()))
@@ -312,7 +331,7 @@ impl Etcd {
         // The thread holds neither member nor host: both are to end while it reads, and that ends it.
         let member = self.first_alive()?;
         let (name, url, netns) =
-            (member.name().to_owned(), member.endpoint() + "/v3/watch", member.0.host.as_ref().map(Host::netns));
+            (member.name().to_owned(), member.0.plain.clone() + "/v3/watch", member.0.host.as_ref().map(Host::netns));
         let (sender, changes) = channel();
         let (stands, standing) = channel();
         thread::Builder::new().name("etcd-watch".into()).spawn(move || {
@@ -375,46 +394,4 @@ fn entry(found: &Value) -> Result<(String, Entry)> {
     let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
     let entry = Entry { value, create_revision: number("create_revision"), mod_revision: number("mod_revision") };
     Ok((text("key")?, entry))
-}
-
-const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Base64, which the gateway wants for keys and values.
-fn encode(bytes: &[u8]) -> String {
-    let groups = bytes.chunks(3).flat_map(|group| {
-        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        (0..4).map(move |index| match index <= group.len() {
-            true => char::from(LETTERS[(bits >> (18 - 6 * index) & 63) as usize]),
-            false => '=',
-        })
-    });
-    groups.collect()
-}
-
-fn decode(text: &str) -> Result<String> {
-    let (mut bits, mut held, mut bytes) = (0_u32, 0, Vec::new());
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = LETTERS.iter().position(|known| *known == letter).context("no base64")? as u32;
-        (bits, held) = (bits << 6 | value, held + 6);
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    ensure!(held < 6, "base64 that ends early");
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_as_the_rfc_says() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(encode(text.as_bytes()), coded);
-            assert_eq!(decode(coded).unwrap(), text);
-        }
-    }
 }

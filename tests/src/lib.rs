@@ -15,6 +15,7 @@
 //! });
 //! ```
 
+mod base64;
 pub mod binaries;
 pub mod certs;
 pub mod cluster;
@@ -40,7 +41,7 @@ pub mod volume;
 pub mod wait;
 pub mod witness;
 
-pub use certs::Certs;
+pub use certs::{Authority, Certs};
 pub use cluster::{Cluster, ClusterPlan};
 pub use compare::{assert_tables_equal, cmp_files, cmp_prefix, wait_caught_up};
 pub use dir::{Bed, scenario};
@@ -56,7 +57,7 @@ pub use relay::{RelayBuilder, RelayProc};
 pub use rows::{RowWriter, Written};
 pub use sql::{Sql, SqlError};
 pub use story::Story;
-pub use volume::Volume;
+pub use volume::{Disk, Volume};
 pub use wait::{DEADLINE, wait_for, wait_until};
 
 /// What every query answers: rows of text, `None` for NULL.

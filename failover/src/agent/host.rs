@@ -57,6 +57,18 @@ impl HostState {
     }
 }
 
+/// What came of killing the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Killed {
+    /// It is dead.
+    Dead,
+    /// It has its SIGKILL and hangs in the kernel, waiting for a disk as a rule: it executes nothing any more, and answers nobody. What it had asked the kernel to
+    /// write may still be written before it ends.
+    Doomed,
+    /// It may live.
+    Failed,
+}
+
 /// What the supervisor is to bring about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -176,24 +188,30 @@ impl Host {
         });
     }
 
-    /// SIGKILL, and waits for the end for at most `limit`. Whether it is known to be dead. `socket` is where a server would listen that others
+    /// SIGKILL, and waits for the end for at most `limit`. `socket` is where a server would listen that others
     /// have started and that was not seen yet.
-    pub async fn kill(&self, socket: &Path, limit: Duration) -> bool {
+    pub async fn kill(&self, socket: &Path, limit: Duration) -> Killed {
         let known = self.state.borrow().alive().cloned();
         let process = match known {
             Some(process) => process,
             // A supervisor knows that nothing runs.
-            None if self.supervised => return true,
+            None if self.supervised => return Killed::Dead,
             None => match Process::of_socket(socket).await {
                 Ok(process) => Arc::new(process),
-                Err(e) => return matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                    return Killed::Dead;
+                }
+                Err(_) => return Killed::Failed,
             },
         };
         if let Err(error) = process.kill() {
             let pid = process.identity().pid;
             tracing::error!(%error, pid, "the server can't be killed: run the agent as root or as the server's user");
-            return false;
+            return Killed::Failed;
         }
-        process.ended_within(limit).await
+        match process.ended_within(limit).await {
+            true => Killed::Dead,
+            false => Killed::Doomed,
+        }
     }
 }

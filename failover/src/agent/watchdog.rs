@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::duty::{Act, Local, verdict};
-use super::host::ServerProcess;
+use super::host::{Killed, ServerProcess};
 use super::orders::{OpenWait, Refusal, fence_now, let_go, open, resume};
 use crate::model::{OrderNumber, ServerRole};
 
@@ -125,8 +125,9 @@ impl Watchdog {
             tracing::error!(why, "the server is fenced: the cluster's state has changed");
             core.desk.supersede(OrderNumber { term: u64::MAX, epoch: u64::MAX, step: u64::MAX });
             return match fence_now(&core, None, false).await {
-                true => Ok(()),
-                false => Err(Refusal::silent("the server could not be killed", "see the log")),
+                Killed::Dead => Ok(()),
+                Killed::Doomed => Err(Refusal::silent("the server is killed and hangs in the kernel", "see its disk")),
+                Killed::Failed => Err(Refusal::silent("the server could not be killed", "see the log")),
             };
         }
         let Some(_turn) = core.desk.own_turn(core.duty.get().last_order) else { return Ok(()) };

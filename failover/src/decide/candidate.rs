@@ -140,6 +140,12 @@ fn unfit_role(role: ServerRole, is_old: bool) -> Option<String> {
     }
 }
 
+/// What a server says that it has from its relay. A transaction is in its binlog a moment before it counts as applied, but never before it was received.
+pub(super) fn replicated(server: &ServerStatus) -> String {
+    let received = server.replication.as_ref().map(|r| r.received.as_str()).unwrap_or_default();
+    position::union(&server.gtid_slave, received)
+}
+
 /// Transactions that the cluster's log lacks.
 fn surplus(server: &ServerStatus, facts: &ClusterFacts, wanted: &Wanted<'_>) -> Option<String> {
     if wanted.is_final {
@@ -147,8 +153,8 @@ fn surplus(server: &ServerStatus, facts: &ClusterFacts, wanted: &Wanted<'_>) -> 
         return position::beyond(&all, wanted.tail);
     }
     // The relays' heads may be older than what the server says of itself, but what it replicated it names itself.
-    let replicated = facts.relays.values().fold(server.gtid_slave.clone(), |p, r| position::union(&p, &r.head));
-    position::beyond(&server.gtid_binlog, &replicated)
+    let known = facts.relays.values().fold(replicated(server), |p, r| position::union(&p, &r.head));
+    position::beyond(&server.gtid_binlog, &known)
 }
 
 fn unfit_replication(

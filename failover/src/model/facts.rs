@@ -109,6 +109,8 @@ pub struct ClusterFacts {
     pub state: Option<ClusterState>,
     /// How long ago etcd answered; a leader without etcd decides nothing.
     pub etcd_age: Duration,
+    /// Why etcd does not answer, as far as it is known.
+    pub etcd_trouble: Option<String>,
     /// Whether automatic failover is paused.
     pub paused: bool,
     /// What was asked for.

@@ -32,6 +32,7 @@ pub(crate) fn healthy() -> ClusterFacts {
     ClusterFacts {
         state: Some(state),
         etcd_age: ms(10),
+        etcd_trouble: None,
         paused: false,
         request: None,
         nodes: nodes.collect(),

@@ -115,7 +115,8 @@ impl OrderKind {
 /// The answer 200 to an order; what does not apply is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct OrderResult {
-    /// `fence`: whether the server is known to be dead.
+    /// `fence`: whether the server is known to be dead. False: it has its SIGKILL, can't commit or answer any more, and hangs in the kernel: what it had begun
+    /// to write may still be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed: Option<bool>,
     /// `catch_up`: whether the position was reached in time.

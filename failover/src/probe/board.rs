@@ -338,6 +338,7 @@ impl Board {
         ClusterFacts {
             state: etcd.state.as_ref().map(|s| s.value.clone()),
             etcd_age: age(etcd.heard),
+            etcd_trouble: etcd.trouble.clone(),
             paused: etcd.paused.is_some(),
             request: etcd.request.as_ref().map(|r| r.value.clone()),
             nodes: table

@@ -21,6 +21,7 @@ pub(crate) fn facts(world: &World, state: &ClusterState) -> ClusterFacts {
     ClusterFacts {
         state: Some(state.clone()),
         etcd_age: ms(10),
+        etcd_trouble: None,
         paused: false,
         request: world.etcd.asked.then(|| SwitchoverRequest {
             id: "1".to_owned(),

@@ -96,6 +96,7 @@ impl Cluster {
         follow(&Situation {
             // Of a cluster that was given up, what was: nobody changes it, and replicas are to be fed on.
             state: snapshot.last_state(),
+            unreadable: snapshot.errors.get("state").map(String::as_str),
             epochs: &snapshot.epochs,
             relays: &snapshot.relays,
             name: &self.name,

@@ -16,6 +16,8 @@ use crate::log::{Grant, Promised};
 pub(super) struct Situation<'a> {
     /// The cluster's state; `None` if there is none, or etcd has not been asked yet.
     pub(super) state: Option<&'a ClusterState>,
+    /// There is one, and why it can't be read.
+    pub(super) unreadable: Option<&'a str>,
     pub(super) epochs: &'a BTreeMap<u64, EpochRecord>,
     /// Relays that are alive.
     pub(super) relays: &'a BTreeMap<String, RelayRecord>,
@@ -98,8 +100,24 @@ impl Following {
     }
 }
 
+/// A newer version may have written the state. That is as if etcd were silent: what was followed is followed on, and a right to acknowledge ends by a promise or
+/// by what is done on the primary, never by what can't be understood.
+fn as_before(s: &Situation<'_>, error: &str) -> Following {
+    match s.before {
+        Following::Primary { grant, .. } if s.promised == (Promised { grant: *grant, held: true }) => s.before.clone(),
+        Following::Relay(_) => s.before.clone(),
+        Following::Primary { .. } | Following::Nothing { .. } => Following::nothing(
+            format!("the cluster's state can't be understood: {error}"),
+            "finish the upgrade on this host too",
+        ),
+    }
+}
+
 /// Decides.
 pub(super) fn follow(s: &Situation<'_>) -> Step {
+    if let (None, Some(error)) = (s.state, s.unreadable) {
+        return Step::Follow(as_before(s, error));
+    }
     let Some(state) = s.state else {
         let hint = "`batonctl bootstrap --primary NODE` makes one; see that [etcd] endpoints and cluster are right";
         return Step::Follow(Following::nothing("etcd has no state of this cluster, as far as is known here", hint));

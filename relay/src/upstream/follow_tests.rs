@@ -36,6 +36,7 @@ fn relay(name: &str, promised: (u64, u64)) -> (String, RelayRecord) {
 /// A cluster with three relays and two epochs, in which `holder` has `grant`; seen by relay-1.
 struct Scene {
     state: Option<ClusterState>,
+    unreadable: Option<&'static str>,
     epochs: BTreeMap<u64, EpochRecord>,
     relays: BTreeMap<String, RelayRecord>,
     promised: Promised,
@@ -52,6 +53,7 @@ impl Scene {
         state.grant_log_id = holder.map(|h| h.replace("relay", "log"));
         Self {
             state: Some(state),
+            unreadable: None,
             epochs: records(&[(1, 1, None, 0, ""), (2, 2, Some("mysql-bin.000002"), 5, "0-1-9")]),
             relays: ["relay-1", "relay-2", "relay-3"].iter().map(|r| relay(r, (1, 1))).collect(),
             promised,
@@ -63,6 +65,7 @@ impl Scene {
     fn step(&self) -> Step {
         follow(&Situation {
             state: self.state.as_ref(),
+            unreadable: self.unreadable,
             epochs: &self.epochs,
             relays: &self.relays,
             name: "relay-1",
@@ -185,6 +188,25 @@ fn a_relay_that_lost_its_log_does_not_acknowledge_for_it() {
 fn without_a_state_nothing_is_followed() {
     let scene = Scene::new(Some("relay-1"), (1, 1), held(1, 1)).change(|s| s.state = None);
     assert!(told(&scene.step()).starts_with("nothing: etcd has no state"));
+}
+
+#[test]
+fn a_state_that_a_newer_version_wrote_changes_nothing_for_whoever_follows_already() {
+    let unreadable = |s: &mut Scene| (s.state, s.unreadable) = (None, Some("unknown field"));
+    for (holder, promise) in [("relay-1", held(1, 1)), ("relay-2", promised(1, 1))] {
+        let scene = Scene::new(Some(holder), (1, 1), promise);
+        let step = scene.step();
+        let Step::Follow(before) = &step else { panic!("{step:?}") };
+        let scene = scene.change(unreadable).change(|s| s.before = before.clone());
+        assert_eq!(scene.step(), step);
+    }
+    let fresh = Scene::new(Some("relay-1"), (1, 1), held(1, 1)).change(unreadable);
+    assert!(told(&fresh.step()).starts_with("nothing: the cluster's state can't be understood: unknown field"));
+    // The right was promised away meanwhile.
+    let acker = Scene::new(Some("relay-1"), (1, 1), held(1, 1));
+    let Step::Follow(before) = acker.step() else { panic!("it records something") };
+    let gone = acker.change(unreadable).change(|s| (s.before, s.promised) = (before, promised(2, 1)));
+    assert!(told(&gone.step()).starts_with("nothing: "));
 }
 
 #[test]

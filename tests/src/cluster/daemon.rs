@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::clock;
 use crate::netns::Host;
 use crate::procs::{self, Cmd, Proc};
 use crate::relay::agent;
@@ -28,11 +29,16 @@ struct Inner {
     config: PathBuf,
     http: u16,
     token: String,
+    clock: PathBuf,
     proc: Mutex<Option<Proc>>,
 }
 
 impl Daemon {
     /// `cmd`, that serves HTTP on port `http` of `host` (0: it serves none) and obeys `token`; not started yet.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each of them is told apart by its type or its name at the one caller"
+    )]
     pub(super) fn new(
         name: &str,
         host: &Host,
@@ -41,9 +47,15 @@ impl Daemon {
         config: PathBuf,
         http: u16,
         token: &str,
+        clock: PathBuf,
     ) -> Self {
         let (name, host, token) = (name.to_owned(), host.clone(), token.to_owned());
-        Self(Arc::new(Inner { name, host, cmd, log, config, http, token, proc: Mutex::new(None) }))
+        Self(Arc::new(Inner { name, host, cmd, log, config, http, token, clock, proc: Mutex::new(None) }))
+    }
+
+    /// Sets its wall clock that many seconds off, within a second; for clusters with [`own_clocks`](super::ClusterPlan::own_clocks).
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        clock::set(&self.0.clock, seconds)
     }
 
     /// Its name.

@@ -4,11 +4,13 @@
 //! primary, whose commits are acknowledged; everything ends with the last clone. Looks at the truth from outside: the servers' own sockets, the
 //! hosts' interfaces, the rows that clients were told of ([`Ledger`]).
 
+mod clock;
 mod ctl;
 mod daemon;
 mod node;
 mod plan;
 mod rounds;
+mod start;
 mod toml;
 mod writers;
 
@@ -196,6 +198,14 @@ impl Cluster {
     /// Waits until a controller refuses something, and gives what it says: `what`, `why`, `hint`.
     pub fn wait_refusal(&self) -> Result<Value> {
         wait_until("a controller to refuse", || Ok(self.view()?["refusing"].clone()), |refusing| !refusing.is_null())
+    }
+
+    /// As [`Cluster::wait_refusal`], until what it says has these words.
+    pub fn wait_refusal_with(&self, words: &str) -> Result<Value> {
+        let refusing = || Ok(self.view()?["refusing"].clone());
+        wait_until(&format!("a controller to refuse: {words}"), refusing, |refusing| {
+            refusing.to_string().contains(words)
+        })
     }
 
     /// Waits until the controllers tell of a problem with one of these codes; gives it.

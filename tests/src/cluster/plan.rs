@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use super::clock;
 use super::daemon::Daemon;
 use super::node::{self, Node};
 use super::toml::{Toml, quoted};
 use super::{Cluster, Inner};
 use crate::binaries::binary;
+use crate::certs::Certs;
 use crate::dir::Bed;
 use crate::etcd::Etcd;
 use crate::netns::{Host, Net};
+use crate::procs::Cmd;
 use crate::relay::write_secret;
 use crate::template::{self, Accounts, CLUSTER_PASSWORD, RELAY_ACCOUNTS};
 
@@ -55,6 +58,10 @@ pub struct ClusterPlan {
     one_agent: Vec<(u32, Change)>,
     without_agents: bool,
     bootstrap: bool,
+    etcd_certs: Option<Certs>,
+    own_clocks: bool,
+    client_interface: Option<String>,
+    late: Vec<String>,
 }
 
 impl ClusterPlan {
@@ -74,6 +81,10 @@ impl ClusterPlan {
             one_agent: Vec::new(),
             without_agents: false,
             bootstrap: true,
+            etcd_certs: None,
+            own_clocks: false,
+            client_interface: None,
+            late: Vec::new(),
         };
         plan.controllers_with("guard", "max", "1000")
     }
@@ -111,6 +122,30 @@ impl ClusterPlan {
     /// Three controllers, each with a member of etcd.
     pub fn three_controllers(self) -> Self {
         self.controllers(3).etcd(3)
+    }
+
+    /// Clients of etcd have to use TLS.
+    pub fn etcd_tls(mut self, certs: &Certs) -> Self {
+        self.etcd_certs = Some(certs.clone());
+        self
+    }
+
+    /// The virtual IP lives on an interface of its own, with a cable of its own.
+    pub fn client_interface(mut self, name: &str) -> Self {
+        self.client_interface = Some(name.to_owned());
+        self
+    }
+
+    /// Each program of Baton has a wall clock of its own, which [`Daemon::set_clock`] sets; so has a server, with its agent.
+    pub fn own_clocks(mut self) -> Self {
+        self.own_clocks = true;
+        self
+    }
+
+    /// This agent, relay or controller (`db-3`, `relay-2`, ...) is prepared and not started with the others: it joins later.
+    pub fn late(mut self, name: &str) -> Self {
+        self.late.push(name.to_owned());
+        self
     }
 
     /// The last relay stands on the host of database server `db-<number>` instead of one of its own.
@@ -166,7 +201,7 @@ impl ClusterPlan {
     /// Starts everything, makes `db-1` the primary, and waits until every server has its role and a commit through the virtual IP is acknowledged.
     pub fn start(self) -> Result<Cluster> {
         let cluster = self.assemble()?;
-        cluster.start_all()?;
+        cluster.start_but(&self.late)?;
         if self.bootstrap {
             cluster.bootstrap("db-1")?;
             let primary = cluster.wait_settled()?;
@@ -185,6 +220,9 @@ impl ClusterPlan {
         let client = net.host("client")?;
         let controller_hosts = hosts("controller", self.controllers)?;
         let node_hosts = hosts("db", self.nodes)?;
+        if let Some(interface) = &self.client_interface {
+            node_hosts.iter().try_for_each(|host| host.add_cable(interface))?;
+        }
         let own = self.relays - u32::from(self.relay_beside.is_some());
         let mut relay_hosts = hosts("relay", own)?;
         if let Some(number) = self.relay_beside {
@@ -194,7 +232,10 @@ impl ClusterPlan {
         let further = hosts("etcd", self.etcd.saturating_sub(beside.len() as u32))?;
         let etcd_hosts: Vec<&Host> = beside.iter().chain(&further).take(self.etcd as usize).collect();
         let secrets = Secrets::write(&self.bed)?;
-        let builder = self.bed.etcd().on(&etcd_hosts);
+        let mut builder = self.bed.etcd().on(&etcd_hosts);
+        if let Some(certs) = &self.etcd_certs {
+            builder = builder.tls(certs);
+        }
         let etcd = builder.prepare()?;
         let vip = net.spare_ip(VIP);
         let numbered = |hosts: Vec<Host>| (1_u32..).zip(hosts);
@@ -236,7 +277,7 @@ impl ClusterPlan {
             .text("", "http", format!("0.0.0.0:{CONTROLLER_HTTP}"))
             .text("", "token_file", &secrets.token)
             .text("advertise", "http", host.at(CONTROLLER_HTTP))
-            .list("etcd", "endpoints", etcd.endpoints())
+            .and(|toml| self.etcd_section(toml, etcd))
             .text("mysql", "user", "baton_probe")
             .text("mysql", "password_file", &secrets.password)
             .text("mysql", "replication_user", REPLICATION_USER)
@@ -252,7 +293,7 @@ impl ClusterPlan {
         }
         let config = self.write(&name, "controller.toml", &toml)?;
         let cmd = host.cmd(binary("baton-failover")?).args(["controller", "--config"]).arg(&config);
-        Ok(Daemon::new(&name, host, cmd, self.bed.log(&name), config, CONTROLLER_HTTP, TOKEN))
+        self.daemon(&name, host, cmd, config, CONTROLLER_HTTP)
     }
 
     fn relay(&self, number: u32, host: &Host, etcd: &Etcd, secrets: &Secrets) -> Result<Daemon> {
@@ -269,7 +310,7 @@ impl ClusterPlan {
             .text("listen", "token_file", &secrets.token)
             .text("lag", "user", "baton_lag")
             .text("lag", "password_file", &secrets.password)
-            .list("etcd", "endpoints", etcd.endpoints())
+            .and(|toml| self.etcd_section(toml, etcd))
             .text("advertise", "replication", host.at(RELAY_PORT))
             .text("advertise", "http", host.at(RELAY_HTTP))
             .text("advertise", "host", host.name())
@@ -280,7 +321,7 @@ impl ClusterPlan {
         }
         let config = self.write(&name, "relay.toml", &toml)?;
         let cmd = host.cmd(binary("baton-relay")?).arg("--config").arg(&config);
-        Ok(Daemon::new(&name, host, cmd, self.bed.log(&name), config, RELAY_HTTP, TOKEN))
+        self.daemon(&name, host, cmd, config, RELAY_HTTP)
     }
 
     fn node(&self, number: u32, host: &Host, etcd: &Etcd, secrets: &Secrets) -> Result<Node> {
@@ -303,14 +344,14 @@ impl ClusterPlan {
             .list("advertise", "mysql", [host.at(node::PORT)])
             .text("advertise", "http", host.at(AGENT_HTTP))
             .text("advertise", "host", host.name())
-            .list("etcd", "endpoints", etcd.endpoints())
+            .and(|toml| self.etcd_section(toml, etcd))
             .text("mysql", "socket", socket.display().to_string())
             .text("mysql", "pid_file", pid_file.display().to_string())
             .text("mysql", "user", "baton")
             .text("mysql", "password_file", &secrets.password)
             .text("mysql", "replication_user", REPLICATION_USER)
             .text("mysql", "replication_password_file", &secrets.password)
-            .text("address", "interface", "eth0")
+            .text("address", "interface", self.client_interface.as_deref().unwrap_or("eth0"))
             .text("role_file", "path", role.display().to_string())
             .over(&changes);
         let server = template::program("mariadbd")?;
@@ -319,14 +360,30 @@ impl ClusterPlan {
             // The option file includes it.
             fs::write(&role, "")?;
             let cmd = host.cmd(server).arg(options_of_server).args(template::as_user());
-            let server = Daemon::new(&name, host, cmd, self.bed.log(&name), options, 0, TOKEN);
+            let server = self.daemon(&name, host, cmd, options, 0)?;
             return Ok(Node::new(&name, number, server, datadir, socket));
         }
         let config = self.write(&name, "agent.toml", &toml)?;
         let mut cmd = host.cmd(binary("baton-failover")?).args(["agent", "--config"]).arg(&config);
         cmd = cmd.arg("--exec").arg(server).arg(options_of_server).args(template::as_user());
-        let agent = Daemon::new(&name, host, cmd, self.bed.log(&name), config, AGENT_HTTP, TOKEN);
+        let agent = self.daemon(&name, host, cmd, config, AGENT_HTTP)?;
         Ok(Node::new(&name, number, agent, datadir, socket))
+    }
+
+    fn etcd_section(&self, toml: Toml, etcd: &Etcd) -> Toml {
+        let toml = toml.list("etcd", "endpoints", etcd.endpoints());
+        match &self.etcd_certs {
+            Some(certs) => toml.text("etcd", "ca_file", certs.ca.display().to_string()),
+            None => toml,
+        }
+    }
+
+    fn daemon(&self, name: &str, host: &Host, mut cmd: Cmd, config: PathBuf, http: u16) -> Result<Daemon> {
+        let clock = self.bed.path(format!("{name}.clock"));
+        if self.own_clocks {
+            cmd = clock::give(cmd, &clock)?;
+        }
+        Ok(Daemon::new(name, host, cmd, self.bed.log(name), config, http, TOKEN, clock))
     }
 
     fn server(&self, number: u32, datadir: &Path, socket: &Path, pid_file: &Path, role: &Path, host: &Host) -> String {
@@ -389,35 +446,4 @@ fn socket_of(bed: &Bed, name: &str) -> PathBuf {
     }
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("baton-{}-{count}-{name}.sock", std::process::id()))
-}
-
-impl Cluster {
-    /// Starts whatever does not run: etcd first, then all others at once. Does not wait for roles.
-    pub fn start_all(&self) -> Result<()> {
-        self.etcd().start()?;
-        let daemons = || self.controllers().iter().chain(self.relays()).chain(self.nodes().iter().map(Node::agent));
-        daemons().try_for_each(Daemon::start)?;
-        daemons().try_for_each(Daemon::wait_healthy)
-    }
-
-    /// `batonctl bootstrap --primary NODE`, as soon as every agent has announced itself and every server answers.
-    pub fn bootstrap(&self, primary: &str) -> Result<()> {
-        let announced = |kind: &str, count: usize| -> Result<Option<()>> {
-            let found = self.etcd().list(&self.key(kind)).map_or(0, |found| found.len());
-            Ok((found >= count).then_some(()))
-        };
-        let agents = self.nodes().iter().filter(|node| node.has_agent()).count();
-        crate::wait_for("every agent to be announced", crate::DEADLINE, || announced("nodes/", agents))?;
-        crate::wait_for("every relay to be announced", crate::DEADLINE, || announced("relays/", self.relays().len()))?;
-        self.nodes().iter().try_for_each(Node::wait_answers)?;
-        // A controller may need another moment to hear of servers that have just come up.
-        let mut last = String::new();
-        let done = crate::wait_for("batonctl bootstrap", crate::DEADLINE, || {
-            let ended = self.ctl(&["bootstrap", "--primary", primary])?;
-            last = ended.to_string();
-            Ok((ended.code == 0).then_some(()))
-        });
-        done.with_context(|| format!("it ended with {last}"))?;
-        Ok(())
-    }
 }

@@ -18,6 +18,11 @@ impl Toml {
         self
     }
 
+    /// For what is set elsewhere.
+    pub(super) fn and(self, more: impl FnOnce(Self) -> Self) -> Self {
+        more(self)
+    }
+
     /// Sets a key to a text.
     pub(super) fn text(self, section: &str, key: &str, text: impl AsRef<str>) -> Self {
         let literal = quoted(text.as_ref());

@@ -104,15 +104,41 @@ impl Host {
         run("ip", ["-n", &self.0.net.0.bridge(), "link", "set", "dev", self.name(), "up"], "").map(drop)
     }
 
-    /// The addresses that `eth0` has at present, without link-local ones.
+    /// Gives it a second interface with a cable of its own, as a network for clients only. The kernel answers there for what is there, and not on `eth0`.
+    pub fn add_cable(&self, interface: &str) -> Result<()> {
+        let (bridge, space, port) = (self.0.net.0.bridge(), self.0.space(), self.port(interface));
+        let wiring = format!(
+            "link add name {port} type veth peer name {interface} netns {space}\nlink set dev {port} master br0\nlink set dev {port} up\n"
+        );
+        run("ip", ["-n", &bridge, "-batch", "-"], &wiring)?;
+        run("ip", ["-n", &space, "link", "set", "dev", interface, "up"], "")?;
+        let strict = "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore";
+        run("ip", ["netns", "exec", &space, "sh", "-c", strict], "").map(drop)
+    }
+
+    /// Pulls the cable of an interface that was added.
+    pub fn pull_cable(&self, interface: &str) -> Result<()> {
+        run("ip", ["-n", &self.0.net.0.bridge(), "link", "set", "dev", &self.port(interface), "down"], "").map(drop)
+    }
+
+    /// Plugs it in again.
+    pub fn plug_cable(&self, interface: &str) -> Result<()> {
+        run("ip", ["-n", &self.0.net.0.bridge(), "link", "set", "dev", &self.port(interface), "up"], "").map(drop)
+    }
+
+    fn port(&self, interface: &str) -> String {
+        format!("{}-{interface}", self.name())
+    }
+
+    /// The addresses that it has at present, without link-local ones.
     pub fn addresses(&self) -> Result<BTreeSet<IpAddr>> {
-        let text = run("ip", ["-n", &self.0.space(), "-o", "addr", "show", "dev", "eth0"], "")?;
+        let text = run("ip", ["-n", &self.0.space(), "-o", "addr", "show", "scope", "global"], "")?;
         let words = text.lines().filter_map(|line| line.split_whitespace().nth(3));
         let found = words.filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok());
         Ok(found.filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect())
     }
 
-    /// Whether `eth0` has that address.
+    /// Whether it has that address.
     pub fn holds(&self, address: impl Into<IpAddr>) -> Result<bool> {
         Ok(self.addresses()?.contains(&address.into()))
     }

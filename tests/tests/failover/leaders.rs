@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use baton_testbed::cluster::{Cluster, Fault, Ledger};
-use baton_testbed::{scenario, wait_for};
+use baton_testbed::{scenario, wait_for, wait_until};
 
 use crate::support::{goes_on, load, rounds};
 
@@ -133,5 +133,37 @@ fn leader_cut_off_from_everything_steps_down_and_the_others_lead_on() {
         cluster.wait_settled()?;
         writers.stop()?;
         cluster.check(&[&ledger])
+    });
+}
+
+#[test]
+fn follower_cut_off_from_everything_is_missed_by_nobody_and_spoils_nothing_when_it_is_back() {
+    scenario("follower_cut_off", |bed| {
+        let cluster = bed.cluster().three_controllers().start()?;
+        let (ledger, intruded) = (Ledger::default(), Ledger::default());
+        let writers = load(&cluster, &ledger)?;
+        let (epoch, leader, old) = (cluster.epoch()?, cluster.leader()?.clone(), cluster.primary()?.clone());
+        let follower = cluster.controllers().iter().find(|c| c.name() != leader.name()).cloned();
+        let follower = follower.context("nobody follows")?;
+        let term = cluster.etcd().get(&cluster.key("leader"))?.map(|entry| entry.create_revision);
+        follower.host().isolate()?;
+        let told = || follower.json("/v1/cluster").map(|view| view["problems"].to_string());
+        wait_until("it to know that it is cut off", told, |problems| problems.contains("etcd_unreachable"))?;
+        writers.wait_more(200)?;
+        let now = cluster.etcd().get(&cluster.key("leader"))?.map(|entry| entry.create_revision);
+        ensure!(now == term && cluster.epoch()? == epoch, "something changed: {}", cluster.state()?);
+        let intruders = cluster.intruders(&intruded, &old)?;
+        old.kill_server()?;
+        writers.wait_elsewhere(&old)?;
+        cluster.wait_settled()?;
+        let epoch = cluster.epoch()?;
+        follower.host().rejoin()?;
+        let told = || follower.json("/v1/cluster").map(|view| view["state"]["epoch"].clone());
+        wait_until("it to have heard of the new epoch", told, |heard| *heard == epoch)?;
+        writers.wait_more(100)?;
+        ensure!(cluster.epoch()? == epoch, "something changed: {}", cluster.state()?);
+        writers.stop()?;
+        intruders.stop()?;
+        cluster.check(&[&ledger, &intruded])
     });
 }

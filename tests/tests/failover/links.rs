@@ -103,6 +103,30 @@ fn primary_cut_off_from_the_acker_only_lets_commits_wait_and_tells_why() {
 }
 
 #[test]
+fn primary_whose_link_to_the_clients_is_dead_says_so_and_is_moved_by_a_switchover() {
+    scenario("cut_from_clients", |bed| {
+        let cluster = bed.cluster().client_interface("eth1").start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (epoch, old) = (cluster.epoch()?, cluster.primary()?.clone());
+        old.host().pull_cable("eth1")?;
+        let problem = cluster.wait_problem_of(&["primary_address"])?;
+        println!("{problem}");
+        let text = problem["text"].as_str().unwrap_or_default();
+        ensure!(text.contains("eth1") && text.contains("carrier") && problem["subject"] == old.name(), "{problem}");
+        ensure!(cluster.epoch()? == epoch, "a failover that nobody asked for: {}", cluster.state()?);
+        let ended = cluster.ctl(&["switchover", "--timeout", "60"])?;
+        ensure!(ended.code == 0, "{ended}");
+        writers.wait_elsewhere(&old)?;
+        old.host().plug_cable("eth1")?;
+        cluster.wait_settled()?;
+        writers.wait_more(50)?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+#[test]
 fn primary_cut_off_together_with_one_controller_is_replaced_by_the_others() {
     scenario("cut_with_a_controller", |bed| {
         let cluster = bed.cluster().three_controllers().start()?;

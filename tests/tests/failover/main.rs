@@ -4,10 +4,14 @@
 mod agentless;
 mod agents;
 mod candidates;
+mod clocks;
 mod deaths;
+mod disks;
 mod etcd;
+mod hooks;
 mod leaders;
 mod links;
+mod members;
 mod orders;
 mod relays;
 mod starts;

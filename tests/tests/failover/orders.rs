@@ -158,3 +158,35 @@ fn cluster_that_is_given_up_goes_on_without_a_failover_and_is_taken_up_again() {
         cluster.check(&[&ledger, &own])
     });
 }
+
+#[test]
+fn switchover_asked_for_during_a_failover_is_told_of_it_and_the_failover_finishes() {
+    scenario("order_in_a_failover", |bed| {
+        let cluster = bed.cluster().nodes(3).start()?;
+        let ledger = Ledger::default();
+        let (old, epoch) = (cluster.primary()?.clone(), cluster.epoch()?);
+        // Readers' locks keep all appliers waiting, and so the failover under way.
+        let mut lockers: Vec<_> =
+            ["db-2", "db-3"].iter().map(|name| cluster.node(name)?.session()).collect::<Result<_>>()?;
+        for locker in &mut lockers {
+            locker.query("LOCK TABLES test.ledger READ")?;
+        }
+        let writers = load(&cluster, &ledger)?;
+        writers.wait_more(200)?;
+        let changes = cluster.watch_state()?;
+        old.crash()?;
+        cluster.wait_phase(&changes, "catching_up", epoch)?;
+        for to in ["db-2", "db-3"] {
+            let ended = cluster.ctl(&["switchover", "--to", to, "--timeout", "60"])?;
+            println!("{ended}");
+            ensure!(ended.code == 3 && ended.err.contains("under way"), "{ended}");
+        }
+        ensure!(cluster.state()?["kind"] == "failover", "{}", cluster.state()?);
+        drop(lockers);
+        writers.wait_elsewhere(&old)?;
+        old.agent().start()?;
+        cluster.wait_settled()?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}

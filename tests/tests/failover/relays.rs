@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use baton_testbed::cluster::{Cluster, Daemon, Fault, Ledger};
-use baton_testbed::{scenario, wait_until};
+use baton_testbed::{Disk, scenario, wait_until};
 
 use crate::support::{load, rounds};
 
@@ -92,6 +92,48 @@ fn acker_frozen_or_cut_off_is_revoked_on_the_primary_and_acknowledges_nothing_wh
             wait_until("the old acker to know that it is none", held, |held| *held == false)?;
             cluster.wait_settled()?;
         }
+        writers.stop()?;
+        cluster.check(&[&ledger])?;
+        rounds(&cluster, Fault::Killed, 1)
+    });
+}
+
+#[test]
+fn acker_whose_disk_is_full_or_turns_read_only_is_replaced_by_another_and_comes_back() {
+    scenario("acker_disk", |bed| {
+        let disk = |relay: &str| Disk::mount(&bed.path(relay).join("data"), 64);
+        let (Some(first), Some(second)) = (disk("relay-1")?, disk("relay-2")?) else {
+            eprintln!("acker_disk: skipped: mounting a disk needs root and a loop device");
+            return Ok(());
+        };
+        let cluster = bed.cluster().relays(2).start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let epoch = cluster.epoch()?;
+        let disk_of = |relay: &Daemon| if relay.name() == "relay-1" { &first } else { &second };
+        let old = acker(&cluster)?;
+        let began = Instant::now();
+        disk_of(&old).fill()?;
+        wait_other_acker(&cluster, &old)?;
+        writers.wait_more(50)?;
+        println!("disk of {} full: stall {} ms", old.name(), ledger.stall(began).as_millis());
+        let problem = cluster.wait_problem_of(&["relay_not_writable"])?;
+        ensure!(problem["subject"] == old.name(), "{problem}");
+        disk_of(&old).make_room()?;
+        let writable = || Ok(old.json("/v1/status")?["log"]["writable"].clone());
+        wait_until("the first acker to write again", writable, |writable| *writable == true)?;
+        cluster.wait_settled()?;
+        let problems = || Ok(cluster.view()?["problems"].to_string());
+        wait_until("a standby", problems, |problems| !problems.contains("no_standby"))?;
+        // For good this time: it can't even promise, and is revoked on the primary.
+        let old = acker(&cluster)?;
+        let began = Instant::now();
+        disk_of(&old).damage()?;
+        wait_other_acker(&cluster, &old)?;
+        writers.wait_more(50)?;
+        println!("disk of {} read-only: stall {} ms", old.name(), ledger.stall(began).as_millis());
+        ensure!(cluster.epoch()? == epoch, "a failover because of a relay: {}", cluster.state()?);
+        cluster.wait_settled()?;
         writers.stop()?;
         cluster.check(&[&ledger])?;
         rounds(&cluster, Fault::Killed, 1)

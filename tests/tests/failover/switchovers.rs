@@ -159,3 +159,47 @@ fn primary_that_dies_in_the_middle_of_a_switchover_is_replaced_all_the_same() {
         cluster.check(&[&ledger])
     });
 }
+
+#[test]
+fn switchover_to_a_node_with_transactions_of_its_own_is_refused_before_anything_is_locked() {
+    scenario("switchover_diverged", |bed| {
+        let cluster = bed.cluster().nodes(3).start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let diverged = cluster.node("db-2")?;
+        // In a domain of its own, so that it goes on to replicate.
+        diverged.sql("SET SESSION gtid_domain_id=7; CREATE TABLE test.errant (a INT)")?;
+        let problem = cluster.wait_problem_of(&["errant_transactions", "node_diverged"])?;
+        ensure!(problem["subject"] == "db-2", "{problem}");
+        refused(&cluster, "db-2")?;
+        // Without a name given, another one is taken.
+        let ended = cluster.ctl(&["switchover", "--timeout", "60"])?;
+        ensure!(ended.code == 0 && cluster.primary()?.name() == "db-3", "{ended} {}", cluster.state()?);
+        writers.wait_more(50)?;
+        writers.stop()?;
+        ledger.check_against(cluster.primary()?)
+    });
+}
+
+#[test]
+fn switchover_to_a_node_under_a_global_read_lock_ends_within_its_bound_one_way_or_the_other() {
+    scenario("switchover_locked_target", |bed| {
+        let plan = bed.cluster().controllers_with("policy", "block_timeout", "\"2s\"");
+        let cluster = plan.controllers_with("policy", "catch_up_timeout", "\"3s\"").start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (primary, target) = (cluster.primary()?.clone(), cluster.node("db-2")?);
+        let mut locker = target.session()?;
+        locker.query("FLUSH TABLES WITH READ LOCK")?;
+        let ended = cluster.ctl(&["switchover", "--to", "db-2", "--timeout", "60"])?;
+        println!("to a locked server: {ended}");
+        // Not for ever without a primary, although the lock stays.
+        writers.wait_more(50)?;
+        ensure!((ended.code == 0) == (cluster.primary()?.name() != primary.name()), "{ended} but {}", cluster.state()?);
+        let _cut_maybe = locker.query("UNLOCK TABLES");
+        cluster.wait_settled()?;
+        writers.wait_more(50)?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}

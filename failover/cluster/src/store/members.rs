@@ -106,7 +106,7 @@ const REFUSALS: [&str; 6] =
 fn judge(error: &Error) -> Attempt {
     match error {
         Error::GRpcStatus(status) => {
-            let text = format!("{} ({:?})", status.message(), status.code());
+            let text = format!("{} ({:?})", with_causes(status.message(), status), status.code());
             if REFUSALS.contains(&format!("{:?}", status.code()).as_str()) {
                 Attempt::Refused(text)
             } else {
@@ -114,6 +114,18 @@ fn judge(error: &Error) -> Attempt {
             }
         }
         Error::InvalidArgs(_) | Error::InvalidUri(_) => Attempt::Refused(error.to_string()),
-        other => Attempt::Next(other.to_string()),
+        other => Attempt::Next(with_causes(&other.to_string(), other)),
     }
+}
+
+/// An error's words and those behind it: the client itself says "transport error", whatever has happened.
+fn with_causes(words: &str, error: &dyn std::error::Error) -> String {
+    let mut text = words.to_owned();
+    for cause in std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string) {
+        // Some repeat what is behind them.
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

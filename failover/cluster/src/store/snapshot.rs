@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub heard: Instant,
     /// Whether etcd answers at present.
     pub healthy: bool,
+    /// Why not, as far as it is known.
+    pub trouble: Option<String>,
     /// Who leads; the create revision is the term.
     pub leader: Option<Versioned<LeaderRecord>>,
     /// The state; none: not bootstrapped.
@@ -52,6 +54,7 @@ impl Snapshot {
             revision: 0,
             heard: Instant::now(),
             healthy: false,
+            trouble: None,
             leader: None,
             state: None,
             nodes: BTreeMap::new(),

@@ -21,6 +21,8 @@ const ASK: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_millis(1800);
 /// First and longest wait before the view is read anew.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Different reasons of one outage that are logged.
+const REASONS: usize = 8;
 
 impl Store {
     /// Everything but the history, kept up to date until cancelled.
@@ -87,15 +89,25 @@ impl Store {
 async fn keep(store: &Store, told: &watch::Sender<Arc<Snapshot>>) {
     let mut wait = RETRY.0;
     let mut outage = false;
+    // What broke the connection is seldom what keeps it from being made anew.
+    let mut told_of: Vec<String> = Vec::new();
     loop {
         let began = Instant::now();
         let why = match follow(store, told).await {
             Ok(why) => why,
             Err(error) => error.to_string(),
         };
-        told.send_modify(|s| Arc::make_mut(s).healthy = false);
+        told.send_modify(|s| {
+            let snapshot = Arc::make_mut(s);
+            snapshot.healthy = false;
+            snapshot.trouble = Some(why.clone());
+        });
         if !outage {
+            told_of.clear();
+        }
+        if told_of.len() < REASONS && !told_of.contains(&why) {
             tracing::warn!(%why, "the view of etcd has to be read anew");
+            told_of.push(why);
         }
         outage = began.elapsed() < SILENCE;
         wait = if outage { (wait * 2).min(RETRY.1) } else { RETRY.0 };

@@ -45,7 +45,7 @@ impl Scene<'_> {
         };
         let fence = self.order(old, OrderKind::Fence {});
         if let Some(result) = self.progress.done(&fence) {
-            let how = if result.killed == Some(true) { "killed" } else { "cut off from its address, and revoked" };
+            let how = if result.killed == Some(true) { "killed" } else { "killed, though it hangs in the kernel" };
             return (Vec::new(), Ok(format!("{old} is {how}")));
         }
         let mut steps = vec![fence];

@@ -82,8 +82,10 @@ impl Scene<'_> {
 
     fn rescued(&self, relay: String, node: String, asked: Grant) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
         if !self.killed() {
-            // The end of its binlog is only an end once the server can't write any more.
-            return Err((Vec::new(), Some(self.waits_for_kill())));
+            // The end of its binlog is only an end once the server can't write any more. One that hung in the kernel may have ended since.
+            let fence = self.state.old_primary.as_deref().map(|old| self.order(old, OrderKind::Fence {}));
+            let again = fence.filter(|fence| self.progress.done(fence).is_some());
+            return Err((again.into_iter().collect(), Some(self.waits_for_kill())));
         }
         self.told_by(Step::Rescue { relay: relay.clone(), node, grant: asked }, &relay)
     }

@@ -37,6 +37,8 @@ pub(super) struct HookDone {
 /// An operation that is not begun because a hook said no.
 pub(super) struct Veto {
     kind: OperationKind,
+    /// The request that it was about.
+    request: Option<String>,
     why: String,
     until: Instant,
 }
@@ -86,8 +88,15 @@ impl Runner {
             return None;
         }
         if let Some(veto) = self.refused_begin.as_ref().filter(|v| v.kind == kind && now < v.until) {
-            if commit.takes_request.is_none() {
-                return Some(Some(refusal(kind, &veto.why)));
+            // Another request is another question.
+            if commit.takes_request == veto.request || commit.takes_request.is_none() {
+                let refusal = refusal(kind, &veto.why);
+                if let Some(id) = commit.takes_request.clone() {
+                    // It is not taken away yet; that may have failed.
+                    let (why, etcd) = (refusal.why.clone(), self.newest_etcd());
+                    self.start(Step::RefuseRequest { id, why }, facts, &etcd, now);
+                }
+                return Some(Some(refusal));
             }
         }
         let lead = self.lead.as_mut()?;
@@ -135,7 +144,12 @@ impl Runner {
         lead.hook = HookState::None;
         tracing::warn!(why, "the hook vetoes");
         self.o.metrics.vetoes.inc();
-        self.refused_begin = Some(Veto { kind: done.kind, why: why.clone(), until: Instant::now() + VETO });
+        self.refused_begin = Some(Veto {
+            kind: done.kind,
+            request: done.request.clone(),
+            why: why.clone(),
+            until: Instant::now() + VETO,
+        });
         if let Some(id) = done.request {
             let etcd = self.newest_etcd();
             let facts = self.o.board.facts(&etcd, Vec::new());

@@ -287,6 +287,9 @@ impl Holder {
         if let Some(held) = &mut self.held {
             (held.index, held.renewed) = (index, Instant::now());
         }
+        if !link::carries(&self.interface).unwrap_or(true) {
+            return Err(format!("{} has lost its carrier: nobody reaches {} over it", self.interface, vip.ip));
+        }
         self.status.send_if_modified(|s| s.error.take().is_some());
         Ok(())
     }

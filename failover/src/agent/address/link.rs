@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::LinkAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, eth, recv, send, socket_with};
@@ -84,6 +85,15 @@ impl Link {
 /// The interface's hardware address, if it has one.
 pub(super) fn mac_of(interface: &str) -> Option<Mac> {
     hardware(interface).ok().flatten()?.addr().filter(|mac| *mac != [0; 6])
+}
+
+/// Whether anybody is at the other end of the interface's cable, as the kernel believes. An interface without such a notion always says so.
+///
+/// # Errors
+/// The interfaces can't be listed.
+pub(super) fn carries(interface: &str) -> io::Result<bool> {
+    let mut of_it = nix::ifaddrs::getifaddrs()?.filter(|i| i.interface_name == interface);
+    Ok(of_it.any(|i| i.flags.contains(InterfaceFlags::IFF_RUNNING)))
 }
 
 fn hardware(interface: &str) -> io::Result<Option<LinkAddr>> {

@@ -11,7 +11,10 @@ pub(super) const ROWS: &[Row] = &[
         meaning: "etcd does not answer this controller: service goes on, and nothing is changed.",
         hint: "look after etcd and the network to it",
         matches: |s| match s.facts.etcd_age > ETCD_STALE {
-            true => one("etcd", format!("it has not answered for {} ms", s.facts.etcd_age.as_millis())),
+            true => {
+                let why = s.facts.etcd_trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                one("etcd", format!("it has not answered for {} ms{why}", s.facts.etcd_age.as_millis()))
+            }
             false => Vec::new(),
         },
     },
@@ -28,8 +31,10 @@ pub(super) const ROWS: &[Row] = &[
         meaning: "The cluster has no state: it was not bootstrapped yet, and every server is kept read-only; or it was given up.",
         hint: "batonctl bootstrap --primary NODE",
         matches: |s| match s.facts.state {
-            None => one("cluster", "no primary was named, or the cluster was given up".to_owned()),
-            Some(_) => Vec::new(),
+            None if !s.facts.etcd_errors.iter().any(|text| text.starts_with("state:")) => {
+                one("cluster", "no primary was named, or the cluster was given up".to_owned())
+            }
+            _ => Vec::new(),
         },
     },
     Row {

@@ -1,5 +1,6 @@
 //! What can be wrong with replicas and with other nodes.
 
+use super::super::candidate::replicated;
 use super::super::position;
 use super::super::verdict::agent;
 use super::{Row, Scene, Severity};
@@ -201,7 +202,7 @@ fn errant(s: &Scene<'_>) -> Vec<(String, String)> {
     let head = s.facts.relays.values().fold(String::new(), |p, r| position::union(&p, &r.head));
     agents(s, |a| {
         let server = a.server.as_ref().filter(|_| !head.is_empty() && a.role != ServerRole::Diverged)?;
-        let known = position::union(&server.gtid_slave, &head);
+        let known = position::union(&replicated(server), &head);
         position::beyond(&server.gtid_binlog, &known).map(|g| format!("it has transactions of its own: {g}"))
     })
 }

@@ -3,8 +3,10 @@
 
 use baton_cluster::{Grant, Phase};
 
+use super::super::{Outcome, Step};
 use super::stage::Stage;
 use crate::model::fixture::ms;
+use crate::model::{ClusterFacts, OrderKind, OrderResult};
 
 /// Plays `begin` as often as it has steps; the n-th time the leader dies after n steps (the last one unanswered if `unanswered`).
 fn interrupted_everywhere(begin: fn(&mut Stage), unanswered: bool, settled: impl Fn(&Stage)) {
@@ -142,4 +144,35 @@ fn nothing_is_promoted_before_the_old_host_has_fenced_itself() {
     stage.facts.node("db-1").agent_last_seen = Some(ms(1300));
     stage.settle();
     serves(&stage, &["db-2"]);
+}
+
+/// Its server has its SIGKILL, and waits in the kernel for a disk.
+fn hangs_in_the_kernel(_: &mut ClusterFacts, step: &Step) -> Option<Outcome> {
+    let fence = matches!(step, Step::Order { node, kind: OrderKind::Fence {}, .. } if node == "db-1");
+    fence.then(|| Outcome::Done(OrderResult { killed: Some(false), ..OrderResult::default() }))
+}
+
+#[test]
+fn a_server_that_hangs_in_the_kernel_is_replaced_on_the_word_of_the_acker() {
+    let mut stage = Stage::new();
+    stage.trouble = hangs_in_the_kernel;
+    stage.facts.freeze("db-1");
+    stage.settle();
+    serves(&stage, &["db-2"]);
+}
+
+#[test]
+fn the_end_of_a_binlog_is_taken_only_once_the_server_that_hung_in_the_kernel_has_ended() {
+    let mut stage = Stage::new();
+    stage.trouble = hangs_in_the_kernel;
+    stage.facts.freeze("db-1");
+    stage.facts.lose_relay("relay-1");
+    for _ in 0..50 {
+        stage.round(2000);
+    }
+    assert_eq!(stage.state().phase, Phase::Fencing, "{:#?}", stage.log);
+    assert!(!stage.log.iter().any(|step| step.starts_with("rescue")), "{:#?}", stage.log);
+    stage.trouble = |_, _| None;
+    stage.settle();
+    serves(&stage, &["db-2", "db-3"]);
 }
