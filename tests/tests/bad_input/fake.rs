@@ -139,7 +139,7 @@ impl Talk {
             let statement = String::from_utf8_lossy(&command[1..]).to_lowercase();
             match command[0] {
                 0x12 => return Ok(()),
-                0x03 if statement.contains("server_id") => self.row(&["server_id", "1"])?,
+                0x03 if statement.starts_with("select @@global.server_id") => self.row(&["1", ""])?,
                 0x03 if statement.contains("select @master_binlog_checksum") => self.row(&["CRC32"])?,
                 0x03 if statement.starts_with("select @@global.gtid") => self.row(&[""])?,
                 0x03 if statement.starts_with("sel") || statement.starts_with("show") => {

@@ -73,7 +73,7 @@ const LIES: [Lie; 24] = [
     lie("no-server-id", "connecting", "server_id", |t| {
         t.log_in()?;
         t.read()?;
-        t.row(&["server_id", "many"])?;
+        t.row(&["many", ""])?;
         t.wait()
     }),
     lie("purged", "stopped", "Could not find first log file", |t| {

@@ -6,7 +6,7 @@ use baton_cluster::{Grant, Phase};
 use super::super::{Outcome, Step};
 use super::stage::Stage;
 use crate::model::fixture::ms;
-use crate::model::{ClusterFacts, OrderKind, OrderResult};
+use crate::model::{ClusterFacts, MysqldState, OrderKind, OrderResult, ServerRole};
 
 /// Plays `begin` as often as it has steps; the n-th time the leader dies after n steps (the last one unanswered if `unanswered`).
 fn interrupted_everywhere(begin: fn(&mut Stage), unanswered: bool, settled: impl Fn(&Stage)) {
@@ -147,9 +147,14 @@ fn nothing_is_promoted_before_the_old_host_has_fenced_itself() {
 }
 
 /// Its server has its SIGKILL, and waits in the kernel for a disk.
-fn hangs_in_the_kernel(_: &mut ClusterFacts, step: &Step) -> Option<Outcome> {
+fn hangs_in_the_kernel(facts: &mut ClusterFacts, step: &Step) -> Option<Outcome> {
     let fence = matches!(step, Step::Order { node, kind: OrderKind::Fence {}, .. } if node == "db-1");
-    fence.then(|| Outcome::Done(OrderResult { killed: Some(false), ..OrderResult::default() }))
+    fence.then(|| {
+        let status = facts.status("db-1");
+        (status.role, status.mysqld) = (ServerRole::Fenced, MysqldState::Silent);
+        (status.server, status.address) = (None, None);
+        Outcome::Done(OrderResult { killed: Some(false), ..OrderResult::default() })
+    })
 }
 
 #[test]
