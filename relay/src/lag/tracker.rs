@@ -114,24 +114,24 @@ impl LagTracker {
                 return report.later_by(age);
             }
         }
-        let report = self.make_report().await;
-        *lock(&self.last) = Some((Micros::now(), Arc::new(report.clone())));
+        let (made, report) = self.make_report().await;
+        *lock(&self.last) = Some((made, Arc::new(report.clone())));
         report
     }
 
     /// The answer of `GET /v1/lag/{replica}`; `None` if nobody has that name.
     #[cfg(test)]
     pub(super) async fn report_one(&self, name: &str) -> Option<ReplicaReport> {
-        self.make_report().await.replicas.into_iter().rfind(|r| r.name == name)
+        self.make_report().await.1.replicas.into_iter().rfind(|r| r.name == name)
     }
 
-    pub(super) async fn make_report(&self) -> LagReport {
+    /// With the moment to which its milliseconds are counted.
+    pub(super) async fn make_report(&self) -> (Micros, LagReport) {
         // The head first: what was sent since misses nothing of it.
         let head = self.history.head();
-        let replicas = self.replicas(head.as_ref()).await;
-        let now = Micros::now();
+        let (now, replicas) = self.replicas(head.as_ref()).await;
         let upstream = self.upstream.borrow();
-        LagReport {
+        let report = LagReport {
             cluster: self.cluster.clone(),
             relay: self.relay.clone(),
             head: head.map(|h| self.head_report(&h)),
@@ -142,7 +142,8 @@ impl LagTracker {
                 lag_ms: upstream.lag_ms(now),
             },
             replicas,
-        }
+        };
+        (now, report)
     }
 
     fn head_report(&self, head: &Head) -> HeadReport {
@@ -155,7 +156,7 @@ impl LagTracker {
         }
     }
 
-    async fn replicas(&self, head: Option<&Arc<Head>>) -> Vec<ReplicaReport> {
+    async fn replicas(&self, head: Option<&Arc<Head>>) -> (Micros, Vec<ReplicaReport>) {
         let named = self.registry.named();
         let mut entries: Vec<Entry> = {
             let servers = lock(&self.servers);
@@ -175,7 +176,7 @@ impl LagTracker {
             entries = self.place(entries, head).await;
         }
         let now = Micros::now();
-        entries.iter().map(|e| self.replica_report(e, now)).collect()
+        (now, entries.iter().map(|e| self.replica_report(e, now)).collect())
     }
 
     /// Places what is not at hand, where blocking is allowed.
