@@ -138,7 +138,7 @@ impl Bed {
         RelayBuilder::new(self, name)
     }
 
-    /// Keeps the directory and prints the end of every log.
+    /// Keeps the directory, and prints the errors in every log, then the end of each.
     pub fn report_failure(&self) {
         self.keep(true);
         let mut logs: Vec<_> =
@@ -146,7 +146,14 @@ impl Bed {
         logs.sort();
         let empty = |log: &PathBuf| fs::metadata(log).map_or(true, |meta| meta.len() == 0);
         logs.retain(|log| !empty(log));
-        for log in logs.iter().filter(|log| log.extension().is_some_and(|ext| ext == "log")) {
+        logs.retain(|log| log.extension().is_some_and(|ext| ext == "log"));
+        for log in &logs {
+            let errors = procs::errors(log, 12);
+            if !errors.is_empty() {
+                eprintln!("---- errors in {}\n{errors}", log.display());
+            }
+        }
+        for log in &logs {
             eprintln!("---- end of {}\n{}", log.display(), procs::tail(log, 15));
         }
     }
