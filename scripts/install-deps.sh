@@ -15,6 +15,13 @@ need() {
     fi
 }
 has() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
+# Older servers of this series may damage their own rollback segments when they recover from a kill (MDEV-36845), and then abort at every start.
+oldest=10.11.18
+recovers() {
+    local version
+    version=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" mariadbd --no-defaults --version | sed -n 's/.*Ver \([0-9.]*\).*/\1/p')
+    [ "$(printf '%s\n' "$oldest" "$version" | sort -V | head -n 1)" = "$oldest" ]
+}
 
 need "a C compiler and linker" "gcc libc6-dev" has cc
 need "a C++ compiler" "g++" has c++
@@ -23,6 +30,11 @@ need "pkg-config" "pkg-config" has pkg-config
 need "OpenSSL headers" "libssl-dev" pkg-config --exists openssl
 need "mariadbd" "mariadb-server-core" has mariadbd
 need "mariadb-install-db" "mariadb-server-core" has mariadb-install-db
+stale=
+if has mariadbd >/dev/null && ! recovers; then
+    stale=yes
+    need "mariadbd $oldest or newer" "mariadb-server-core mariadb-client mariadb-backup" false
+fi
 need "mariadb" "mariadb-client" has mariadb
 need "mariadb-binlog" "mariadb-client" has mariadb-binlog
 need "sysbench" "sysbench" has sysbench
@@ -71,6 +83,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     update() { echo "deps: apt-get update" && as_root apt-get update -q -o DPkg::Lock::Timeout=300; }
     known() {
         local name
+        # What is installed may be the newest of an old package list.
+        [ -z "$stale" ] || return 1
         for name in "${packages[@]}"; do
             apt-cache show --no-all-versions "$name" >/dev/null 2>&1 || return 1
         done
@@ -80,6 +94,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     # Old package lists name files that are gone: fetch the lists anew and try once more.
     install || { update && install; }
     echo "deps: installed"
+    recovers || echo "deps: warning: the newest mariadbd to be had is older than $oldest: servers that are killed may not start again (MDEV-36845)"
 fi
 
 for tool in fmt clippy; do
