@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::dump::{Dump, DumpEnd, client_said};
 use super::emit::{Emitter, Filter};
 use super::registry::ReplicaState;
+use super::request::StartFrom;
 use super::start::{Begin, Resolution, resolve};
 use crate::log::Head;
 
@@ -24,6 +25,8 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// Position that heartbeats name: the highest that every client reads, for a client must not be told a lower one than it has.
 const HELD_POSITION: u64 = u32::MAX as u64;
+/// File that heartbeats name where the client has named none.
+const HELD_FILE: &str = "held";
 
 impl Dump<'_> {
     /// Waits until the client's position is in the log.
@@ -78,8 +81,12 @@ impl Dump<'_> {
     }
 
     async fn held_heartbeat(&mut self, emitter: &mut Emitter) -> Result<(), DumpEnd> {
-        // No name: MariaDB compares as many bytes as it has with the file that the client knows, and one that comes by GTID knows none.
-        let beat = self.heartbeat_event("", HELD_POSITION, emitter.checksum());
+        // One that comes by file is told of no other; one that comes by GTID takes any name, but no longer an empty one (MariaDB 10.11.19).
+        let file = match &self.request.start {
+            StartFrom::File { name, .. } if !name.is_empty() => name,
+            _ => HELD_FILE,
+        };
+        let beat = self.heartbeat_event(file, HELD_POSITION, emitter.checksum());
         let mut out = Vec::with_capacity(128);
         emitter.own(&mut out, &beat)?;
         self.write(&out, emitter.sequence()).await
