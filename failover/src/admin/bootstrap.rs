@@ -25,6 +25,8 @@ use crate::model::{ClusterFacts, NodeFacts};
 
 /// It is not refused before its reason has lasted for so long.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A server that answers its agent has been asked anew within this time, and the agent's word of it has come.
+const ASKED_ANEW: Duration = Duration::from_secs(3);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -80,22 +82,41 @@ fn already(state: &ClusterState) -> ApiError {
     ApiError::conflict(error, "another primary is had by batonctl switchover --to NODE").with("state", state)
 }
 
-/// [`first_epoch`], now or in a moment: servers are asked one after the other, so under load a replica that is only up to date seems to be ahead of
-/// the primary.
+/// [`first_epoch`], once every server that answers has been asked anew: what it committed a moment ago is not known yet. If that is refused, then again in
+/// a moment: servers are asked one after the other, so under load a replica that is only up to date seems to be ahead of the primary.
 async fn first_epoch_soon(app: &App, body: &BootstrapBody) -> Result<EpochRecord, ApiError> {
-    let end = Instant::now() + SECOND_LOOK;
-    let mut picture = app.picture()?;
-    let noted = picture.facts.nodes.iter().filter_map(|(name, node)| Some((name.clone(), gtid_of(node)?))).collect();
+    let begun = Instant::now();
+    let mut noted = BTreeMap::new();
     loop {
+        let picture = app.picture()?;
+        note(&picture.facts, picture.at, begun, &mut noted);
+        let nodes = &picture.facts.nodes;
+        let asked = nodes.iter().all(|(name, node)| gtid_of(node).is_none() || noted.contains_key(name));
         match first_epoch(&picture.facts, &noted, &picture.etcd.epochs, body) {
-            Err(_) if Instant::now() < end => sleep(LOOK).await,
+            Err(_) if begun.elapsed() < SECOND_LOOK => {}
+            Ok(_) if !asked && begun.elapsed() < ASKED_ANEW => {}
             done => return done,
         }
-        picture = app.picture()?;
+        sleep(LOOK).await;
     }
 }
 
-/// The first epoch with `body.primary` serving, if that is safe. `noted`: what each server had a moment ago; `before`: the epochs that there were.
+/// Notes what each server had when it was first asked after `begun`. `at`: when the facts were gathered.
+fn note(facts: &ClusterFacts, at: Instant, begun: Instant, noted: &mut BTreeMap<String, String>) {
+    for (name, node) in &facts.nodes {
+        if let Some(gtid) = gtid_of(node).filter(|_| age_of(node).is_some_and(|age| begun + age <= at)) {
+            noted.entry(name.clone()).or_insert(gtid);
+        }
+    }
+}
+
+/// How long before the facts were gathered the server was asked.
+fn age_of(node: &NodeFacts) -> Option<Duration> {
+    Some(node.agent.as_ref()?.age + Duration::from_millis(status(node)?.server_age_ms?))
+}
+
+/// The first epoch with `body.primary` serving, if that is safe. `noted`: what each server had when it was asked anew, which takes a moment; `before`: the
+/// epochs that there were.
 fn first_epoch(
     facts: &ClusterFacts,
     noted: &BTreeMap<String, String>,
@@ -119,6 +140,7 @@ fn first_epoch(
     }
     let own = position::union(&server.gtid_binlog, &server.gtid_slave);
     for (other, facts) in facts.nodes.iter().filter(|(other, _)| *other != name) {
+        // What it has by now may include what the primary, asked before, did not have yet.
         match noted.get(other).cloned().or_else(|| gtid_of(facts)) {
             Some(theirs) => {
                 if let Some(more) = position::beyond(&theirs, &own) {
@@ -172,4 +194,27 @@ fn last_epoch(facts: &ClusterFacts, before: &BTreeMap<u64, EpochRecord>) -> u64 
 fn gtid_of(node: &NodeFacts) -> Option<String> {
     let server = status(node)?.server.as_ref()?;
     Some(position::union(&server.gtid_binlog, &server.gtid_slave))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixture::healthy;
+
+    #[test]
+    fn only_what_a_server_answered_to_a_question_asked_since_is_noted() {
+        let begun = Instant::now();
+        let mut facts = healthy();
+        let (name, first) = facts.nodes.iter().find_map(|(n, f)| Some((n.clone(), gtid_of(f)?))).unwrap();
+        let age = age_of(&facts.nodes[&name]).unwrap();
+        assert!(age > Duration::ZERO);
+        let mut noted = BTreeMap::new();
+        note(&facts, begun + age - Duration::from_millis(1), begun, &mut noted);
+        assert!(!noted.contains_key(&name), "it was asked before");
+        note(&facts, begun + age, begun, &mut noted);
+        assert_eq!(noted[&name], first);
+        facts.nodes.get_mut(&name).unwrap().agent = None;
+        note(&facts, begun + age, begun, &mut noted);
+        assert_eq!(noted[&name], first, "the first answer stays");
+    }
 }
