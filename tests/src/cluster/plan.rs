@@ -209,6 +209,8 @@ impl ClusterPlan {
                 false => cluster.client_session()?.query(super::TABLES)?,
                 true => primary.sql(super::TABLES)?,
             };
+            // The replicas have the tables too.
+            cluster.wait_settled()?;
         }
         Ok(cluster)
     }
