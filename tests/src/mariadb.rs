@@ -131,6 +131,7 @@ impl MariaDbBuilder {
         let mut cmd = Cmd::new(template::program("mariadbd")?).arg("--no-defaults").args(template::as_user());
         cmd = cmd.arg(path_option("datadir", datadir)).arg(path_option("socket", socket));
         cmd = cmd.arg(path_option("pid-file", &datadir.join("server.pid")));
+        cmd = cmd.arg(path_option("tmpdir", &template::tmpdir(datadir)));
         cmd = cmd.args([format!("--port={port}"), format!("--server-id={}", self.server_id)]);
         cmd = cmd.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--loose-performance-schema=0"]);
         cmd = cmd.args([

@@ -63,7 +63,13 @@ pub fn copy_with(accounts: Accounts, datadir: &Path) -> Result<()> {
     let template = template(accounts)?;
     let status = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(datadir).status()?;
     ensure!(status.success(), "cp of {} to {} ended with {status}", template.display(), datadir.display());
-    Ok(())
+    let temporary = tmpdir(datadir);
+    fs::create_dir_all(&temporary).with_context(|| format!("can't create {}", temporary.display()))
+}
+
+/// Where the server of this copy keeps its temporary tables: a server that starts deletes those of every other that has the same directory for them.
+pub fn tmpdir(datadir: &Path) -> PathBuf {
+    datadir.with_extension("tmp")
 }
 
 fn template(accounts: Accounts) -> Result<PathBuf> {

@@ -102,11 +102,12 @@ interface = "eth0"
         );
         fs::write(dir.join("agent.toml"), config)?;
         let options = format!(
-            "[mariadbd]\ndatadir = {}\nsocket = {}\npid_file = {}/server.pid\nlog_error = {}\nport = {PORT}\nserver_id = {number}\n\
+            "[mariadbd]\ndatadir = {}\ntmpdir = {}\nsocket = {}\npid_file = {}/server.pid\nlog_error = {}\nport = {PORT}\nserver_id = {number}\n\
              bind_address = *\nskip_name_resolve\nloose_performance_schema = 0\ninnodb_buffer_pool_size = 64M\n{}\n\
              log_bin = mysql-bin\nlog_slave_updates\nrelay_log = relay-bin\ngtid_strict_mode = 1\nbinlog_format = ROW\n\
              sync_binlog = 1\ninnodb_flush_log_at_trx_commit = 1\nslave_net_timeout = 5\nevent_scheduler = ON\n!include {d}/role.cnf\n",
             datadir.display(),
+            template::tmpdir(&datadir).display(),
             socket.display(),
             datadir.display(),
             self.bed.log(&format!("{name}-server")).display(),

@@ -395,7 +395,7 @@ impl ClusterPlan {
         let skip = if self.without_agents { "" } else { "skip_slave_start\n" };
         format!(
             "[mariadbd]\n\
-             datadir = {}\nsocket = {}\npid_file = {}\nlog_error = {}\nport = {}\nserver_id = {number}\n\
+             datadir = {}\ntmpdir = {}\nsocket = {}\npid_file = {}\nlog_error = {}\nport = {}\nserver_id = {number}\n\
              bind_address = *\nskip_name_resolve\nreport_host = {}\nreport_port = {}\n\
              loose_performance_schema = 0\ninnodb_buffer_pool_size = 64M\n{}\nkey_buffer_size = 1M\n\
              aria_pagecache_buffer_size = 4M\nmax_connections = 300\ntable_open_cache = 400\n\
@@ -405,6 +405,7 @@ impl ClusterPlan {
              rpl_semi_sync_master_wait_no_slave = ON\nslave_net_timeout = 5\n\
              {further}!include {}\n",
             datadir.display(),
+            template::tmpdir(datadir).display(),
             socket.display(),
             pid_file.display(),
             log.display(),
