@@ -73,6 +73,11 @@ fn unfed(node: &NodeFacts, facts: &ClusterFacts) -> Option<String> {
     if replication.io == "Yes" {
         return None;
     }
+    // A candidate that died before its old source was forgotten has one still, and replicates from nobody until it is told to: its agent resumes
+    // only what was ordered.
+    if status.role == ServerRole::Fenced {
+        return Some("it was fenced, and has not been told whom to follow since".to_owned());
+    }
     source_is_gone(replication, facts).then(|| format!("its source {} does not answer", replication.source))
 }
 

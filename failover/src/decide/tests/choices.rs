@@ -203,6 +203,17 @@ fn replicas_of_a_dead_relay_are_moved_and_returned_nodes_follow() {
 }
 
 #[test]
+fn a_fenced_candidate_whose_old_source_lives_is_told_to_follow_and_a_replica_that_was_stopped_is_not() {
+    let mut facts = healthy();
+    facts.replication("db-2").io = "No".to_owned();
+    facts.replication("db-2").sql = false;
+    assert_eq!(at_once(&facts).action, Action::Rest, "whoever stopped it means it");
+    facts.status("db-2").role = ServerRole::Fenced;
+    let Action::Upkeep(due) = at_once(&facts).action else { panic!("nothing is due") };
+    assert!(matches!(&due[..], [Upkeep::Follow { node, .. }] if node == "db-2"), "{due:?}");
+}
+
+#[test]
 fn time_decides_where_the_faults_have_to_last() {
     let policy = Policy::default();
     let mut disk = healthy();
