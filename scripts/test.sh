@@ -39,6 +39,11 @@ step build "$cargo" build "${image[@]}" --bins && step tests tests
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 } END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
-grep -hE '^test .* \.\.\. FAILED$' "$log" | sed 's/^test /  failed: /; s/ \.\.\. FAILED$//' || true
+# Each failed test with the first line of why: the rest is far above.
+awk '
+    /^thread .* panicked at / { name = $2; gsub(/\047/, "", name); getline; if (!(name in why)) why[name] = substr($0, 1, 1000); next }
+    /^test .* \.\.\. FAILED$/ { failed[++count] = $2 }
+    END { for (i = 1; i <= count; i++) printf "  failed: %s\n    %s\n", failed[i], why[failed[i]] }
+' "$log"
 [ "$failed" -eq 0 ] && echo "all good" || echo "NOT good: kept test beds are named above and lie in target/testbed/run"
 exit "$failed"
