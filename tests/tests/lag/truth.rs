@@ -187,6 +187,8 @@ fn lag_of_a_slow_applier_follows_it_row_by_row() {
             "SET sql_log_bin=0; CREATE TRIGGER test.slow BEFORE INSERT ON test.t FOR EACH ROW SET @x = SLEEP(0.03)",
         )?;
         replica.sql("STOP SLAVE SQL_THREAD; START SLAVE SQL_THREAD")?;
+        // Before it is asked for the first time nothing is known of it.
+        told_current(&relay, "slow")?;
 
         let base = sequence(&primary.gtid_binlog_pos()?)?;
         let rows = 100;
