@@ -295,14 +295,16 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all.iter().skip(all.len().saturating_sub(lines)).flat_map(|line| [*line, "\n"]).collect()
 }
 
-/// The last `lines` lines of a file that tell of an error or a crash; of a crashed server also where it was.
+/// Lines of a file that tell of an error or a crash, at most `lines` from its beginning and as many from its end; of a crashed server also where
+/// it was.
 pub fn errors(path: &Path, lines: usize) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let words = ["[ERROR]", " ERROR ", "got signal", "ssertion", "panicked", "[FATAL]", "/mariadbd("];
     let all: Vec<&str> = text.lines().filter(|line| words.iter().any(|word| line.contains(word))).collect();
-    let cut = |line: &str| line.chars().take(240).chain(['\n']).collect::<String>();
-    all.iter().skip(all.len().saturating_sub(lines)).map(|line| cut(line)).collect()
+    let cut = |line: &&str| line.chars().take(240).chain(['\n']).collect::<String>();
+    let (first, rest) = all.split_at(all.len().min(lines));
+    first.iter().chain(&rest[rest.len().saturating_sub(lines)..]).map(cut).collect()
 }
 
 /// Whether a process with that id exists (a zombie does not count).
