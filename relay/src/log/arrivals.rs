@@ -26,6 +26,8 @@ pub(super) fn name(file: &str) -> String {
 pub(super) struct ArrivalWriter {
     file: Option<Arc<dyn StorageFile>>,
     at: u64,
+    /// Whether the last ones could not be written: said once, not for each.
+    failing: bool,
 }
 
 impl ArrivalWriter {
@@ -42,9 +44,9 @@ impl ArrivalWriter {
                     tracing::warn!(%error, file = name, "arrival times not cut to the log's end");
                 }
             }
-            return Self { file: existing.or_else(|| storage.create(&name).ok()), at };
+            return Self { file: existing.or_else(|| storage.create(&name).ok()), at, failing: false };
         }
-        let mut writer = Self { file: storage.create(&name).ok(), at: 0 };
+        let mut writer = Self { file: storage.create(&name).ok(), at: 0, failing: false };
         writer.push(kept);
         writer
     }
@@ -54,10 +56,15 @@ impl ArrivalWriter {
         let Some(file) = &self.file else { return };
         let records = encode(arrivals);
         match file.write_all_at(&records, self.at) {
-            Ok(()) => self.at += records.len() as u64,
+            Ok(()) => {
+                self.at += records.len() as u64;
+                self.failing = false;
+            }
+            // The next ones overwrite what got there of these.
             Err(error) => {
-                // The next ones overwrite what got there of these.
-                tracing::warn!(%error, "arrival times not written; timestamps of the events stand in for them");
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "arrival times not written; timestamps of the events stand in for them");
+                }
             }
         }
     }

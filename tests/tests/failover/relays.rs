@@ -114,6 +114,12 @@ fn acker_whose_disk_is_full_or_turns_read_only_is_replaced_by_another_and_comes_
         let old = acker(&cluster)?;
         let began = Instant::now();
         disk_of(&old).fill()?;
+        // More than a log reserves ahead: until that is used up, a full disk stops nothing.
+        let primary = cluster.primary()?;
+        primary.sql("CREATE TABLE test.wide (id INT AUTO_INCREMENT PRIMARY KEY, filler LONGTEXT)")?;
+        for _ in 0..8 {
+            primary.sql("INSERT INTO test.wide (filler) SELECT REPEAT('x', 100000) FROM test.seq_1_to_10")?;
+        }
         wait_other_acker(&cluster, &old)?;
         writers.wait_more(50)?;
         println!("disk of {} full: stall {} ms", old.name(), ledger.stall(began).as_millis());
