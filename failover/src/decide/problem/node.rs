@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
         code: "replica_down",
         severity: Severity::Warning,
         meaning: "A replica's server does not run or does not answer.",
-        hint: "start it",
+        hint: "start it, or see its error log; where it does not start any more: batonctl rejoin NODE --clone",
         matches: |s| {
             let without_agent = nodes(s, |n| {
                 let gone = n.record.has_no_agent() && n.agent.is_some() && agent(n).is_none();
@@ -31,9 +31,9 @@ pub(super) const ROWS: &[Row] = &[
             });
             let mut found = agents(s, |a| match a.mysqld {
                 MysqldState::Running => None,
-                MysqldState::Silent => Some("its server does not answer".to_owned()),
-                MysqldState::Dead => Some("its server does not run".to_owned()),
-                MysqldState::Waiting => Some("its server waits to be started".to_owned()),
+                MysqldState::Silent => Some(told("its server does not answer", a)),
+                MysqldState::Dead => Some(told("its server does not run", a)),
+                MysqldState::Waiting => Some(told("its server waits to be started", a)),
             });
             found.extend(without_agent);
             found
@@ -173,6 +173,11 @@ pub(super) const ROWS: &[Row] = &[
         matches: |s| agents(s, |a| a.clone.clone()),
     },
 ];
+
+/// With what the agent says of why.
+fn told(what: &str, agent: &AgentStatus) -> String {
+    agent.error.as_ref().map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
+}
 
 fn nodes(s: &Scene<'_>, what: impl Fn(&NodeFacts) -> Option<String>) -> Vec<(String, String)> {
     s.others().filter_map(|(name, node)| what(node).map(|text| (name.clone(), text))).collect()
