@@ -142,10 +142,12 @@ impl Core {
 
     /// `read_only` of the running process: as it was made, if the server was not asked since, else as it said; none: it was never asked.
     pub fn read_only(&self) -> Option<bool> {
-        let observed = self.observed.borrow();
-        let answer = observed.answer.as_ref().map(|a| a.status.read_only);
+        let (answer, at) = {
+            let observed = self.observed.borrow();
+            (observed.answer.as_ref().map(|a| a.status.read_only), observed.at)
+        };
         match self.opened() {
-            Some(opened) if observed.at.is_none_or(|asked| asked < opened.at) => Some(false),
+            Some(opened) if at.is_none_or(|asked| asked < opened.at) => Some(false),
             _ => answer.filter(|_| self.host.alive().is_some()),
         }
     }

@@ -86,11 +86,12 @@ impl Watchdog {
             // A server that was found running does as it was told; only one that has just begun replicates on.
             self.resumed = !state.seen_starting;
         }
-        let observed = core.observed.borrow();
-        let answer = observed.answer.as_ref().filter(|_| process.is_some());
-        let replication = answer.and_then(|a| a.status.replication.as_ref());
+        // Not held while it is asked for again below: with a writer in between, neither would ever go on.
+        let observed = core.observed.borrow().clone();
+        let answer = observed.answer.filter(|_| process.is_some());
+        let replication = answer.and_then(|a| a.status.replication);
         // Whoever stops it from here on means it.
-        self.resumed |= replication.is_some_and(|r| r.sql || r.io != "No");
+        self.resumed |= replication.as_ref().is_some_and(|r| r.sql || r.io != "No");
         let stopped =
             replication.is_some_and(|r| r.io == "No" && !r.sql && r.sql_error.is_none() && r.io_error.is_none());
         Local {
