@@ -1,7 +1,7 @@
 //! What the agent keeps over its own restarts: small JSON files in its data directory.
 //!
-//! Promises: what [`Kept::change`] has returned for is on disk; a file is replaced whole or not at all; a file that can't be read is an error,
-//! never taken for an empty one: the last order would be forgotten.
+//! Promises: what [`Kept::change`] has returned for is on disk; a crash leaves the last document or the one before it; a file that can't be read is
+//! an error, never taken for an empty one: the last order would be forgotten.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
@@ -13,10 +13,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::process::Identity;
+use super::slots::Slots;
 use crate::model::{OrderNumber, ServerRole};
-
-/// Bytes of a kept file, at most.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Why something could not be kept or found again.
 #[derive(Debug, Clone, Error)]
@@ -138,18 +136,34 @@ pub struct KnownServer {
 }
 
 /// A document with its file. Clones share both.
-#[derive(Debug)]
 pub struct Kept<T> {
     path: Arc<PathBuf>,
     value: Arc<Mutex<T>>,
-    /// Held while the file is written, so that files follow one another as values do.
-    writing: Arc<Mutex<()>>,
+    /// Held while the file is written, so that what is written follows one another as values do.
+    writing: Arc<Mutex<Slots>>,
 }
 
 impl<T> Clone for Kept<T> {
     fn clone(&self) -> Self {
         Self { path: Arc::clone(&self.path), value: Arc::clone(&self.value), writing: Arc::clone(&self.writing) }
     }
+}
+
+/// What a file of [`Kept`] holds, for somebody who changes nothing; the default if there is none.
+///
+/// # Errors
+/// It is there and can't be read.
+pub fn look<T: Default + DeserializeOwned>(path: &Path) -> Result<T, KeptError> {
+    let found = Slots::look(path).map_err(|cause| KeptError { path: path.to_owned(), cause })?;
+    value_of(path, found)
+}
+
+fn value_of<T: Default + DeserializeOwned>(path: &Path, found: Option<String>) -> Result<T, KeptError> {
+    let Some(text) = found else { return Ok(T::default()) };
+    serde_json::from_str(&text).map_err(|e| KeptError {
+        cause: format!("is not what an agent wrote: {e}; if it is damaged, remove it once the cluster is steady"),
+        path: path.to_owned(),
+    })
 }
 
 impl<T> Kept<T>
@@ -161,17 +175,10 @@ where
     /// # Errors
     /// It is there and can't be read.
     pub fn open(path: PathBuf) -> Result<Self, KeptError> {
-        let value = match read(&path) {
-            Ok(Some(text)) => serde_json::from_str(&text).map_err(|e| KeptError {
-                cause: format!(
-                    "is not what an agent wrote: {e}; if it is damaged, remove it once the cluster is steady"
-                ),
-                path: path.clone(),
-            })?,
-            Ok(None) => T::default(),
-            Err(cause) => return Err(KeptError { path, cause }),
-        };
-        Ok(Self { path: Arc::new(path), value: Arc::new(Mutex::new(value)), writing: Arc::default() })
+        let opened = Slots::open(&path).map_err(|cause| KeptError { path: path.clone(), cause });
+        let (slots, found) = opened?;
+        let value = value_of(&path, found)?;
+        Ok(Self { path: Arc::new(path), value: Arc::new(Mutex::new(value)), writing: Arc::new(Mutex::new(slots)) })
     }
 
     /// A copy of the present value.
@@ -203,27 +210,15 @@ where
         if !changed {
             return Ok(());
         }
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // The newest value, whoever made it: writers may overtake each other.
-        let text = serde_json::to_vec_pretty(&self.get()).map_err(|e| self.error(e.to_string()))?;
-        replace(&self.path, &text).map_err(|e| self.error(format!("can't be written: {e}")))
+        let text = serde_json::to_string(&self.get()).map_err(|e| self.error(e.to_string()))?;
+        slots.write(&text).map_err(|e| self.error(format!("can't be written: {e}")))
     }
 
     fn error(&self, cause: String) -> KeptError {
         KeptError { path: self.path.to_path_buf(), cause }
     }
-}
-
-fn read(path: &Path) -> Result<Option<String>, String> {
-    use std::io::Read as _;
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(format!("can't be opened: {e}")),
-    };
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| format!("can't be read: {e}"))?;
-    Ok(Some(text))
 }
 
 /// Replaces a file whole: written beside it, synced, renamed, and the directory synced.
@@ -264,7 +259,7 @@ mod tests {
         assert_eq!(again.get(), kept.get());
         assert_eq!(again.get().last_order, number);
         fs::write(&path, "{\"last_order\":").unwrap();
-        let error = Kept::<Duty>::open(path).unwrap_err().to_string();
+        let error = Kept::<Duty>::open(path).err().unwrap().to_string();
         assert!(error.contains("role.json: is not what an agent wrote"), "{error}");
     }
 

@@ -27,6 +27,7 @@ pub mod process;
 pub mod role;
 pub mod rolefile;
 pub mod run;
+mod slots;
 pub mod sql;
 pub mod starting;
 pub mod stream;

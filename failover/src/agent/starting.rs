@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use baton_cluster::store::{Store, StoreError};
 
 use super::core::Core;
-use super::kept::{Duty, Kept, Known};
+use super::kept::{self, Duty, Known};
 use super::role::{Asked, LastKnown, Start, role_after, start_rule};
 use super::{rolefile, unfinished};
 use crate::config::AgentConfig;
@@ -84,14 +84,14 @@ fn note(duty: &mut Duty, start: &Start, epoch: u64) {
 /// The store can't be set up, or a file can't be read or written.
 pub async fn may_start(config: &AgentConfig) -> anyhow::Result<ExitCode> {
     let store = Store::new(&config.cluster, &config.etcd.store())?;
-    let duty: Kept<Duty> = Kept::open(config.data_dir.join("role.json"))?;
-    let (start, _) = ask_with(&store, &config.node, &duty.get()).await;
+    let duty: Duty = kept::look(&config.data_dir.join("role.json"))?;
+    let (start, _) = ask_with(&store, &config.node, &duty).await;
     if let Start::Wait(why) = &start {
         eprintln!("the server is not to be started now: {why}");
         return Ok(ExitCode::from(WAIT));
     }
-    unfinished::mend(&Kept::<Known>::open(config.data_dir.join("known.json"))?.get());
-    let quiet = is_deposed(&start, duty.get().role);
+    unfinished::mend(&kept::look::<Known>(&config.data_dir.join("known.json"))?);
+    let quiet = is_deposed(&start, duty.role);
     if let Some(path) = &config.role_file {
         rolefile::write(path, &start, quiet)
             .map_err(|e| anyhow::anyhow!("role_file.path = {}: can't be written: {e}", path.display()))?;
