@@ -10,7 +10,7 @@ use super::core::Core;
 /// Announces the node until cancelled, and its server's id as soon as that is known.
 pub async fn announce(core: Arc<Core>, cancel: CancellationToken) {
     let key = core.store.keys().node(&core.config.node);
-    let mut observed = core.observed.subscribe();
+    let mut observed = core.observed.changes();
     let mut record = record(&core);
     let announcement = match core.store.announce(key, &record, &cancel) {
         Ok(announcement) => announcement,
@@ -22,13 +22,9 @@ pub async fn announce(core: Arc<Core>, cancel: CancellationToken) {
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
-            changed = observed.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
+            () = observed.next() => {}
         }
-        let server_id = observed.borrow_and_update().answer.as_ref().map(|a| a.status.server_id);
+        let server_id = core.observed.get().answer.map(|a| a.status.server_id);
         if server_id.is_some() && server_id != record.server_id {
             record.server_id = server_id;
             if let Err(error) = announcement.update(&record) {

@@ -14,6 +14,7 @@ use super::metrics::Metrics;
 use super::orders::Desk;
 use super::poll::Observed;
 use super::sql::Db;
+use super::watched::Watched;
 use crate::config::AgentConfig;
 use crate::http::Client;
 use crate::model::{AgentStatus, ServerRole};
@@ -54,7 +55,7 @@ pub struct Core {
     /// The way into the server.
     pub db: Db,
     /// The server's answers.
-    pub observed: watch::Sender<Observed>,
+    pub observed: Watched<Observed>,
     /// The virtual IP.
     pub address: Keeper,
     /// When somebody was last in touch.
@@ -64,7 +65,7 @@ pub struct Core {
     /// To relays, controllers and other agents, with the cluster's token.
     pub client: Client,
     /// Further facts.
-    pub extra: watch::Sender<Extra>,
+    pub extra: Watched<Extra>,
     /// What is counted.
     pub metrics: Metrics,
     /// The epoch under whose state the process with this id was made writable.
@@ -85,12 +86,12 @@ impl Core {
             known: Kept::open(config.data_dir.join("known.json"))?,
             host: Host::new(supervised),
             db: Db::new(&config.mysql),
-            observed: watch::Sender::new(Observed::default()),
+            observed: Watched::default(),
             address,
             contact: Contact::new(config.address.fence_after),
             desk: Desk::default(),
             client: Client::new(Some(&config.token)),
-            extra: watch::Sender::new(Extra::default()),
+            extra: Watched::default(),
             metrics: Metrics::new(),
             opened: Mutex::new(None),
             store,
@@ -142,31 +143,28 @@ impl Core {
 
     /// `read_only` of the running process: as it was made, if the server was not asked since, else as it said; none: it was never asked.
     pub fn read_only(&self) -> Option<bool> {
-        let (answer, at) = {
-            let observed = self.observed.borrow();
-            (observed.answer.as_ref().map(|a| a.status.read_only), observed.at)
-        };
+        let observed = self.observed.get();
         match self.opened() {
-            Some(opened) if at.is_none_or(|asked| asked < opened.at) => Some(false),
-            _ => answer.filter(|_| self.host.alive().is_some()),
+            Some(opened) if observed.at.is_none_or(|asked| asked < opened.at) => Some(false),
+            _ => observed.answer.map(|a| a.status.read_only).filter(|_| self.host.alive().is_some()),
         }
     }
 
     /// Milliseconds that this replica is behind: as its relay says, else as the server itself says; none if it is not known.
     pub fn lag_ms(&self) -> Option<u64> {
-        if let Some((lag, at)) = self.extra.borrow().lag {
+        if let Some((lag, at)) = self.extra.get().lag {
             // Old news of a replica that lagged: it may lag since.
             let age = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
             return Some(if age < 2000 && lag == 0 { 0 } else { lag.saturating_add(age) });
         }
-        let seconds = self.observed.borrow().answer.as_ref().and_then(|a| a.seconds_behind);
+        let seconds = self.observed.get().answer.and_then(|a| a.seconds_behind);
         seconds.map(|s| s.saturating_mul(1000))
     }
 
     /// Everything that is told of this node.
     pub fn status(&self) -> AgentStatus {
-        let (state, observed, duty) = (self.host.state(), self.observed.borrow().clone(), self.duty.get());
-        let (extra, address) = (self.extra.borrow().clone(), self.address.status().borrow().clone());
+        let (state, observed, duty) = (self.host.state(), self.observed.get(), self.duty.get());
+        let (extra, address) = (self.extra.get(), self.address.status().borrow().clone());
         let fresh = observed.is_fresh(&self.config.mysql);
         let millis = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let order = duty.last_order;

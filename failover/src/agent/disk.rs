@@ -69,7 +69,7 @@ pub async fn check(core: Arc<Core>, cancel: CancellationToken) {
 
 /// Whether that is news.
 fn tell(core: &Core, ok: Option<bool>) -> bool {
-    core.extra.send_if_modified(|e| std::mem::replace(&mut e.disk_ok, ok) != ok)
+    core.extra.change_if(|e| std::mem::replace(&mut e.disk_ok, ok) != ok)
 }
 
 /// Where the server writes: one place where data and binlog share a directory.

@@ -60,8 +60,9 @@ pub async fn ask(core: Arc<Core>, cancel: CancellationToken) {
             }
             None => None,
         };
-        core.extra.send_if_modified(|e| {
-            let keep = lag.is_none() && e.lag.is_some_and(|(_, at)| at.elapsed() < OLD) && is_replica(&core);
+        let replica = is_replica(&core);
+        core.extra.change_if(|e| {
+            let keep = lag.is_none() && e.lag.is_some_and(|(_, at)| at.elapsed() < OLD) && replica;
             if !keep {
                 e.lag = lag;
             }
@@ -79,11 +80,10 @@ fn relay(core: &Core) -> Option<(String, u32)> {
     if !is_replica(core) {
         return None;
     }
-    let observed = core.observed.borrow();
-    let status = &observed.answer.as_ref()?.status;
-    let source = &status.replication.as_ref()?.source;
+    let status = core.observed.get().answer?.status;
+    let source = status.replication?.source;
     let snapshot = core.snapshot();
-    let relay = snapshot.relays.values().find(|r| r.replication == *source)?;
+    let relay = snapshot.relays.values().find(|r| r.replication == source)?;
     Some((relay.http.clone(), status.server_id))
 }
 

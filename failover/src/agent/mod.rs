@@ -35,6 +35,7 @@ pub mod supervise;
 pub mod surplus;
 mod unfinished;
 pub mod watchdog;
+pub mod watched;
 
 pub use command::{AgentArguments, main};
 pub use run::run;

@@ -56,7 +56,7 @@ pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
                 }
                 states.borrow_and_update();
                 session = None;
-                core.observed.send_replace(Observed::default());
+                core.observed.set(Observed::default());
             }
             _ = ticks.tick() => {}
             () = core.desk.looked_for() => {}
@@ -72,7 +72,7 @@ pub async fn poll(core: Arc<Core>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             () = dead => {
                 session = None;
-                core.observed.send_replace(Observed::default());
+                core.observed.set(Observed::default());
             }
             answer = answer(&core, &mut session) => note(&core, answer, asked).await,
         }
@@ -122,9 +122,9 @@ async fn note(core: &Core, answer: Result<Answer, SqlError>, asked: Instant) {
     match answer {
         Ok(answer) => {
             remember(core, &answer).await;
-            core.observed.send_replace(Observed { answer: Some(answer), at: Some(asked), error: None });
+            core.observed.set(Observed { answer: Some(answer), at: Some(asked), error: None });
         }
-        Err(error) => core.observed.send_modify(|o| {
+        Err(error) => core.observed.change(|o| {
             let error = error.to_string();
             if o.error.as_ref() != Some(&error) {
                 tracing::warn!(error, "the server does not answer");

@@ -37,7 +37,7 @@ pub async fn watch(core: Arc<Core>, cancel: CancellationToken) {
         if duty.role != ServerRole::Replica || core.host.alive().is_none() {
             continue;
         }
-        let observed = core.observed.borrow().clone();
+        let observed = core.observed.get();
         let Some(answer) = observed.answer else { continue };
         let error = answer.status.replication.as_ref().and_then(|r| r.io_error.clone());
         let Some((_, text)) = error.filter(|(number, text)| says_diverged(*number, text)) else { continue };

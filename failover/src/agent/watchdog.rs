@@ -24,7 +24,7 @@ pub async fn run(core: Arc<Core>, cancel: CancellationToken) {
     let mut watchdog = Watchdog { core, decided: false, failed: None, process: None, resumed: false };
     let mut snapshots = watchdog.core.snapshots.clone();
     let mut processes = watchdog.core.host.subscribe();
-    let mut observed = watchdog.core.observed.subscribe();
+    let mut observed = watchdog.core.observed.changes();
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,7 +32,7 @@ pub async fn run(core: Arc<Core>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             Ok(()) = snapshots.changed() => {}
             Ok(()) = processes.changed() => {}
-            Ok(()) = observed.changed() => {}
+            () = observed.next() => {}
             _ = ticks.tick() => {}
         }
         watchdog.look().await;
@@ -87,7 +87,7 @@ impl Watchdog {
             self.resumed = !state.seen_starting;
         }
         // Not held while it is asked for again below: with a writer in between, neither would ever go on.
-        let observed = core.observed.borrow().clone();
+        let observed = core.observed.get();
         let answer = observed.answer.filter(|_| process.is_some());
         let replication = answer.and_then(|a| a.status.replication);
         // Whoever stops it from here on means it.

@@ -112,13 +112,19 @@ pub struct AgentStatus {
     pub given_up: Option<ServerRole>,
     /// Number of the last order obeyed: term, epoch, step.
     pub last_order: [u64; 3],
-    /// Progress of a clone, in words; null if none runs.
+    /// Progress of a clone, in words: `running: ...`, and how the last one ended, `done: ...` or `failed: ...`; null if there was none since the
+    /// agent began.
     pub clone: Option<String>,
     /// File with what this server had committed and the cluster's log lacks; null if nothing was found.
     pub surplus: Option<String>,
 }
 
 impl AgentStatus {
+    /// Whether the server's data are being replaced by a copy.
+    pub fn is_cloning(&self) -> bool {
+        self.clone.as_ref().is_some_and(|progress| progress.starts_with("running"))
+    }
+
     /// What the server is used for: its role, or the one that it had when the cluster was given up.
     pub fn used_as(&self) -> ServerRole {
         self.given_up.unwrap_or(self.role)

@@ -49,13 +49,13 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, cancel: Cancel
 fn now(core: &Core) -> String {
     let (status, duty) = (core.status(), core.duty.get());
     let fitness = Fitness::of(&status, duty.blocked.is_some(), core.lag_ms());
-    let most = core.observed.borrow().answer.as_ref().map_or(0, |a| a.max_connections);
+    let most = core.observed.get().answer.map_or(0, |a| a.max_connections);
     format!("{}\n", line(&status, fitness, duty.blocked.is_some(), most))
 }
 
 /// `up 75%`, `drain`, `maint` or `down`. Pure.
 fn line(status: &AgentStatus, fitness: Fitness, blocked: bool, max_connections: u32) -> String {
-    if status.clone.as_ref().is_some_and(|c| c.starts_with("running")) {
+    if status.is_cloning() {
         return "maint".to_owned();
     }
     match status.mysqld {

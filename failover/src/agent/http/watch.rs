@@ -74,7 +74,7 @@ async fn feed(app: App, sender: mpsc::Sender<Bytes>) {
     let core = &app.core;
     let mut deaths = core.host.deaths();
     let mut processes = core.host.subscribe();
-    let mut observed = core.observed.subscribe();
+    let mut observed = core.observed.changes();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut last) = (None, Instant::now());
@@ -89,7 +89,7 @@ async fn feed(app: App, sender: mpsc::Sender<Bytes>) {
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             Ok(()) = processes.changed() => None,
-            Ok(()) = observed.changed() => None,
+            () = observed.next() => None,
             _ = looks.tick() => None,
         };
         let status = core.status();

@@ -18,6 +18,7 @@ use crate::agent::core::Core;
 use crate::agent::host::Wanted;
 use crate::agent::sql::literal;
 use crate::agent::sql::status::sorted;
+use crate::decide::position;
 use crate::model::{OrderNumber, OrderResult, ServerRole};
 
 /// For the donor to begin its answer, and between two pieces of it.
@@ -44,7 +45,7 @@ pub(super) async fn ordered(
             "run the agent with --exec, or copy the data by hand with mariadb-backup",
         ));
     }
-    if core.extra.borrow().clone.as_ref().is_some_and(|c| c.starts_with("running")) {
+    if core.status().is_cloning() {
         return Ok(OrderResult::default());
     }
     let Some(datadir) = core.known.get().server.map(|s| s.datadir) else {
@@ -76,7 +77,7 @@ pub fn start(core: Arc<Core>, number: OrderNumber, donor: String, source: String
 
 fn tell(core: &Core, progress: &str) {
     tracing::info!(progress, "clone");
-    core.extra.send_modify(|e| e.clone = Some(progress.to_owned()));
+    core.extra.change(|e| e.clone = Some(progress.to_owned()));
 }
 
 async fn run(
@@ -97,7 +98,7 @@ async fn run(
         run_tool(Command::new("mariadb-backup").arg("--prepare").arg(format!("--target-dir={}", target.display())))
     })
     .await?;
-    let gtid = position(&copy)?;
+    let gtid = noted_position(&copy)?;
     own(&copy, &datadir)?;
 
     tell(core, "running: the server is being stopped");
@@ -118,7 +119,7 @@ async fn run(
     core.host.want(Wanted::Running);
     tell(core, "running: the server starts with the new data");
     match begin(core, number, &gtid, source).await {
-        Ok(()) => {
+        Ok(gtid) => {
             if let Err(error) = fs::remove_dir_all(&old) {
                 tracing::warn!(%error, old = %old.display(), "the old data can't be removed");
             }
@@ -198,7 +199,7 @@ fn run_tool(command: &mut Command) -> Result<(), String> {
 }
 
 /// The GTID position of a backup, as the tool has noted it.
-fn position(copy: &Path) -> Result<String, String> {
+fn noted_position(copy: &Path) -> Result<String, String> {
     for name in ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"] {
         if let Ok(text) = fs::read_to_string(copy.join(name)) {
             return gtid_of(&text).ok_or_else(|| format!("{name} of the copy names no GTID: {text:?}"));
@@ -232,7 +233,7 @@ fn exchange(datadir: &Path, copy: &Path, old: &Path) -> Result<(), String> {
 }
 
 /// Gives the new server its position, and lets it follow.
-async fn begin(core: &Arc<Core>, number: OrderNumber, gtid: &str, source: String) -> Result<(), String> {
+async fn begin(core: &Arc<Core>, number: OrderNumber, noted: &str, source: String) -> Result<String, String> {
     let deadline = Instant::now() + SERVER;
     let mut session = loop {
         match core.db.connect().await {
@@ -242,13 +243,17 @@ async fn begin(core: &Arc<Core>, number: OrderNumber, gtid: &str, source: String
             Err(error) => return Err(error.to_string()),
         }
     };
+    // A replica tells the tool its position before the last transactions have moved it whose rows the copy has. The copy's own table moves with the rows;
+    // a primary's does not.
+    let applied: String = session.value("SELECT @@GLOBAL.gtid_slave_pos").await.map_err(|e| e.to_string())?;
+    let gtid = sorted(&position::union(noted, &applied));
     // Its own binlog begins anew, at the position of the copy: so it is a candidate like any other.
     for statement in [
         "STOP SLAVE".to_owned(),
         "RESET SLAVE ALL".to_owned(),
         "RESET MASTER".to_owned(),
-        format!("SET GLOBAL gtid_binlog_state={}", literal(gtid)),
-        format!("SET GLOBAL gtid_slave_pos={}", literal(gtid)),
+        format!("SET GLOBAL gtid_binlog_state={}", literal(&gtid)),
+        format!("SET GLOBAL gtid_slave_pos={}", literal(&gtid)),
     ] {
         session.run_within(&statement, SERVER).await.map_err(|e| e.to_string())?;
     }
@@ -257,7 +262,8 @@ async fn begin(core: &Arc<Core>, number: OrderNumber, gtid: &str, source: String
     if core.duty.get().last_order > number {
         return Err("a later order came meanwhile: this server does not follow".to_owned());
     }
-    follow::follow(core, number, source, relay.unwrap_or_default()).await.map(drop).map_err(|e| e.to_string())
+    follow::follow(core, number, source, relay.unwrap_or_default()).await.map_err(|e| e.to_string())?;
+    Ok(gtid)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
@@ -267,6 +273,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_later_of_what_the_tool_noted_and_what_the_table_has_counts_in_each_domain() {
+        for (noted, applied, expected) in [
+            ("0-1-724", "0-1-725", "0-1-725"),
+            ("0-2-100,1-1-5", "0-1-90", "0-2-100,1-1-5"),
+            ("0-1-7", "", "0-1-7"),
+            ("1-1-5", "0-1-3,1-2-9", "0-1-3,1-2-9"),
+        ] {
+            assert_eq!(sorted(&position::union(noted, applied)), expected, "{noted} {applied}");
+        }
+    }
 
     #[test]
     fn the_position_of_a_backup_is_read_in_all_its_forms() {
