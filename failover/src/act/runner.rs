@@ -1,6 +1,6 @@
 //! The loop: facts change, a decision is made, its plan's steps are carried out, what came of them is a fact again.
 //!
-//! Promises: one commit at a time and nothing beside it; a step that is under way is not begun twice; a step that failed is tried again after a
+//! Promises: one commit at a time, and nothing is begun before it has ended but what the plan puts before it; a step that is under way is not begun twice; a step that failed is tried again after a
 //! pause; nothing is ordered once the lead is lost or its time is over, and a step that was begun before carries the old term. What a successor
 //! needs is in etcd before it is acted on.
 
@@ -91,6 +91,8 @@ enum Done {
 
 /// See the module.
 pub struct Runner {
+    /// Of the configuration.
+    digest: String,
     o: RunnerOptions,
     memory: Memory,
     looked: Instant,
@@ -132,6 +134,7 @@ impl Runner {
     /// Nothing known yet.
     pub fn new(options: RunnerOptions) -> Self {
         Self {
+            digest: options.config.digest(),
             o: options,
             memory: Memory::default(),
             looked: Instant::now(),
@@ -150,20 +153,27 @@ impl Runner {
         let mut tick = interval(self.o.config.probe.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let only_news = tokio::select! {
                 () = cancel.cancelled() => break,
-                _ = changes.changed() => {}
-                _ = self.o.etcd.changed() => {}
-                _ = self.o.leadership.changed() => {}
-                _ = tick.tick() => {}
+                _ = changes.changed() => true,
+                _ = self.o.etcd.changed() => true,
+                _ = self.o.leadership.changed() => false,
+                _ = tick.tick() => false,
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Ok(done) = done {
                         self.take(done);
                     }
+                    false
                 }
-                Some(command) = self.o.commands.recv() => self.command(command),
+                Some(command) = self.o.commands.recv() => {
+                    self.command(command);
+                    false
+                }
+            };
+            // Who does not lead only shows what it sees: the next tick is soon enough, and an operation moves a lot.
+            if !only_news || self.lead.is_some() {
+                self.turn();
             }
-            self.turn();
         }
         // What was ordered last must not be waited for: the lead is given back at once.
         self.tasks.abort_all();
@@ -197,7 +207,7 @@ impl Runner {
             decision,
             refusing,
             leadership,
-            own_problems: settings::problems(&self.o.config, &etcd),
+            own_problems: settings::problems(&self.o.config, &self.digest, &etcd),
             etcd,
             policy,
             running: self.lead.iter().flat_map(|l| l.running.iter().map(steps::in_words)).collect(),

@@ -7,7 +7,7 @@ use baton_cluster::{ClusterState, EpochRecord, Grant, HistoryRecord, OperationKi
 use crate::model::{OrderKind, OrderNumber, OrderResult};
 
 /// One step. The same step asked for again while it is under way is not started twice; asked for again after it failed, it is tried again,
-/// with a back-off. Steps that are given together may run side by side; a commit always stands alone.
+/// with a back-off. Steps that are given together may run side by side; a commit stands last, and nothing more is begun before it has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Change the state document, under the leader's fence and at the revision of the state that the plan was made from.

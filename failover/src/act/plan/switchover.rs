@@ -102,10 +102,19 @@ impl Scene<'_> {
                 let state = self.with_truth(&truth, candidate);
                 let mut history = self.history(&[("blocked", String::new()), ("revoked", detail)]);
                 history.tail.clone_from(&state.tail);
-                Plan::of(vec![Step::Commit(Box::new(self.commit(state, history)))])
+                let commit = Step::Commit(Box::new(self.commit(state, history)));
+                Plan::of(self.ready_meanwhile(candidate, &truth.tail.gtid).into_iter().chain([commit]).collect())
             }
             Err((steps, waiting)) => Plan { steps, waiting },
         }
+    }
+
+    /// What the candidate can do while the truth is recorded, since clients wait: that it is the one stands in etcd already, nothing is taken back any
+    /// more, and it has everything.
+    fn ready_meanwhile(&self, candidate: &str, tail: &str) -> Option<Step> {
+        let has_all = self.progress.done(&self.catch_up(candidate, tail)).is_some_and(|r| r.reached != Some(false));
+        let prepare = self.order(candidate, OrderKind::Prepare {});
+        (has_all && self.progress.outcome(&prepare).is_none()).then_some(prepare)
     }
 
     /// The old primary serves again: first its server, then the state says so.

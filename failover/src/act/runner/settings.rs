@@ -47,8 +47,8 @@ pub(super) fn policy(config: &ControllerConfig, etcd: &Snapshot) -> Policy {
     config.policy.effective(config.probe.timeout, &overrides(etcd).unwrap_or_default())
 }
 
-/// What is wrong with the controllers themselves.
-pub(super) fn problems(config: &ControllerConfig, etcd: &Snapshot) -> Vec<Problem> {
+/// What is wrong with the controllers themselves; `digest` is that of `config`.
+pub(super) fn problems(config: &ControllerConfig, digest: &str, etcd: &Snapshot) -> Vec<Problem> {
     let mut found = Vec::new();
     for text in overrides(etcd).err().unwrap_or_default() {
         found.push(Problem {
@@ -59,7 +59,6 @@ pub(super) fn problems(config: &ControllerConfig, etcd: &Snapshot) -> Vec<Proble
             hint: "correct them with batonctl edit-config; until then those of the file are in force".to_owned(),
         });
     }
-    let digest = config.digest();
     for (name, other) in etcd.controllers.iter().filter(|(name, c)| **name != config.name && c.config != digest) {
         found.push(Problem {
             code: "controllers_differ",

@@ -52,7 +52,7 @@ impl Family for MariaDb {
 
     async fn catch_up(&self, server: &Server<'_>, position: &str, limit: Duration) -> Result<OrderResult, Refusal> {
         let (watcher, waiter) = tokio::join!(server.session(), server.session());
-        promote::apply_all(watcher?, waiter?, position, limit, &server.superseded).await
+        promote::apply_all(&mut watcher?, &mut waiter?, position, limit, &server.superseded).await
     }
 
     async fn prepare(&self, server: &Server<'_>, before: Option<Prepared>) -> Result<OrderResult, Refusal> {

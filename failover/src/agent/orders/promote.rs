@@ -40,26 +40,30 @@ pub(super) async fn catch_up(
     let limit = Duration::from_millis(timeout_ms.min(LONGEST));
     let (noted, watcher, waiter) = tokio::join!(note(core, number, |_| ()), core.db.connect(), core.db.connect());
     noted?;
-    apply_all(watcher?, waiter?, target, limit, superseded).await
+    let (mut watcher, mut waiter) = (watcher?, waiter?);
+    let done = apply_all(&mut watcher, &mut waiter, target, limit, superseded).await?;
+    core.db.keep(watcher);
+    core.db.keep(waiter);
+    Ok(done)
 }
 
 /// As [`catch_up`], over two sessions with the server: one waits, the other watches whether that is of any use.
 pub(crate) async fn apply_all(
-    mut watcher: Session,
-    mut waiter: Session,
+    watcher: &mut Session,
+    waiter: &mut Session,
     target: &str,
     limit: Duration,
     superseded: &CancellationToken,
 ) -> Result<OrderResult, Refusal> {
     let limit = limit.min(Duration::from_millis(LONGEST));
-    let received = start_appliers(&mut watcher).await?;
+    let received = start_appliers(watcher).await?;
     let target = if target.is_empty() { received.as_str() } else { target };
     let statement =
         format!("SELECT MASTER_GTID_WAIT({}, {}.{:03})", literal(target), limit.as_secs(), limit.subsec_millis());
     let wait = waiter.rows_within::<(Option<i64>,)>(&statement, limit + SLACK);
     let reached = tokio::select! {
         done = wait => done?.first().is_some_and(|(code,)| *code == Some(0)),
-        refusal = until_stopped(&mut watcher) => return Err(refusal),
+        refusal = until_stopped(watcher) => return Err(refusal),
         () = superseded.cancelled() => return Err(Refusal::Superseded),
     };
     // The watcher was left in the middle of a question.
@@ -134,21 +138,22 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
     let prepared = make_ready(&mut session, is_replica).await?;
     let kept = prepared.clone();
     // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
-    note(core, number, move |duty| {
+    let noted = note(core, number, move |duty| {
         duty.prepared = Some(kept);
         duty.opened = None;
-    })
-    .await?;
+    });
+    let (noted, told) = tokio::join!(noted, answer(&mut session, prepared));
+    noted?;
     core.note_opened(None);
-    answer(&mut session, prepared).await
+    core.db.keep(session);
+    told
 }
 
 /// The steps of [`prepare`] on the server.
 pub(crate) async fn make_ready(session: &mut Session, is_replica: bool) -> Result<Prepared, SqlError> {
-    session.run("SET GLOBAL read_only=1").await?;
     // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
-    session.run("SET GLOBAL rpl_semi_sync_slave_enabled=OFF").await?;
-    session.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1").await?;
+    let replica = "SET GLOBAL read_only=1, GLOBAL rpl_semi_sync_slave_enabled=OFF, GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1";
+    session.run(replica).await?;
     if is_replica {
         session.run_within("STOP SLAVE", DISK).await?;
         session.run_within("RESET SLAVE ALL", DISK).await?;
@@ -248,8 +253,8 @@ async fn make_writable(core: &Core, epoch: u64, mut session: Session) -> Result<
     if core.duty.get().role != ServerRole::Primary {
         return Err(Refusal::Superseded);
     }
-    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
-    session.run("SET GLOBAL read_only=0").await?;
+    // One after the other, as they stand there.
+    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON, GLOBAL read_only=0").await?;
     core.note_opened(Some(epoch));
     // The address does not wait for the events, nor they for it.
     let address = async {

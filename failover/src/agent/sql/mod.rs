@@ -8,13 +8,14 @@ pub mod status;
 mod unmet;
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row};
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::config::MysqlConfig;
 
@@ -67,12 +68,20 @@ impl SqlError {
     }
 }
 
+/// Sessions that are kept for the next order, at most, and for how long: the orders of one operation follow each other at once, and clients wait
+/// for them.
+const KEPT: usize = 2;
+const KEPT_FOR: Duration = Duration::from_secs(5);
+/// For a kept session to answer; then a new one is made.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(50);
+
 /// How the server is reached.
 #[derive(Clone)]
 pub struct Db {
     opts: Opts,
     socket: PathBuf,
     timeout: Duration,
+    kept: Arc<Mutex<Vec<(Instant, Session)>>>,
 }
 
 impl Db {
@@ -89,7 +98,7 @@ impl Db {
             .wait_timeout(Some(28_800))
             // Accounts and events are changed here alone; and no own statement waits for an acknowledgement.
             .setup(vec!["SET SESSION sql_log_bin=0, SESSION lock_wait_timeout=10".to_owned()]);
-        Self { opts: opts.into(), socket: config.socket.clone(), timeout: config.timeout }
+        Self { opts: opts.into(), socket: config.socket.clone(), timeout: config.timeout, kept: Arc::default() }
     }
 
     /// For a statement that should take no time.
@@ -97,11 +106,16 @@ impl Db {
         self.timeout
     }
 
-    /// A new session.
+    /// A session: one that was kept, if it lives, or a new one.
     ///
     /// # Errors
     /// [`SqlError::Connect`], also if the server does not answer in time.
     pub async fn connect(&self) -> Result<Session, SqlError> {
+        while let Some((since, mut session)) = self.take_kept() {
+            if since.elapsed() < KEPT_FOR && session.lives().await {
+                return Ok(session);
+            }
+        }
         let failed = |cause: String| SqlError::Connect { socket: self.socket.clone(), cause };
         let conn = timeout(self.timeout, Conn::new(self.opts.clone())).await;
         let conn = conn.map_err(|_| failed(format!("no answer within {:?}", self.timeout)))?;
@@ -110,6 +124,19 @@ impl Db {
             other => failed(other.to_string()),
         })?;
         Ok(Session { conn: Some(conn), limit: self.timeout })
+    }
+
+    /// Keeps a session, of which no setting was changed, for the next who wants one.
+    pub fn keep(&self, session: Session) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(since, _)| since.elapsed() < KEPT_FOR);
+        if session.is_usable() && kept.len() < KEPT {
+            kept.push((Instant::now(), session));
+        }
+    }
+
+    fn take_kept(&self) -> Option<(Instant, Session)> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
 
@@ -129,6 +156,14 @@ impl Session {
     /// Whether it can be used still.
     pub fn is_usable(&self) -> bool {
         self.conn.is_some()
+    }
+
+    /// Whether the server still answers on it.
+    async fn lives(&mut self) -> bool {
+        let Some(mut conn) = self.conn.take() else { return false };
+        let lives = matches!(timeout(SIGN_OF_LIFE, conn.ping()).await, Ok(Ok(())));
+        self.conn = lives.then_some(conn);
+        lives
     }
 
     /// The server's number for this session.

@@ -48,8 +48,9 @@ fn switchover_blocks_while_the_acker_acknowledges_and_promises_last() {
             "block db-1",
             "catch_up db-3",
             "promise relay-1 [2,1]",
-            "commit 2 CatchingUp db-3 [1,1]",
+            // Side by side.
             "prepare db-3",
+            "commit 2 CatchingUp db-3 [1,1]",
             "commit 2 Promoting db-3 [2,1]",
             "open db-3",
             "commit 2 Steady db-3 [2,1]",
