@@ -8,6 +8,7 @@ use baton_wire::auth::{ClientAuth, ClientAuthStep};
 use baton_wire::capabilities as cap;
 use baton_wire::command;
 use baton_wire::handshake::{Greeting, HandshakeResponse, ServerFirst, SslRequest};
+use baton_wire::packet::write_packet;
 use baton_wire::response::{ErrPacket, code};
 use baton_wire::resultset::{ReadStep, ResultReader};
 use bytes::BytesMut;
@@ -27,6 +28,9 @@ use crate::tls::{TlsMode, server_name};
 const MAX_ANSWER: usize = 16 << 20;
 const MAX_PACKET: u32 = 1 << 30;
 const CHARSET_UTF8MB4: u8 = 45;
+
+/// Rows of an answer, as text.
+pub(super) type Rows = Vec<Vec<Option<String>>>;
 
 /// How to log in.
 #[derive(Clone)]
@@ -135,44 +139,76 @@ impl Client {
     }
 
     /// Runs a statement and gives its rows, as text.
-    pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, StreamError> {
+    pub(super) async fn query(&mut self, sql: &str) -> Result<Rows, StreamError> {
         self.command(sql, &command::query(sql)).await
     }
 
     /// A statement that gives one value.
     pub(super) async fn value(&mut self, sql: &str) -> Result<Option<String>, StreamError> {
-        let mut rows = self.query(sql).await?;
-        Ok(if rows.is_empty() { None } else { rows.swap_remove(0).into_iter().last().flatten() })
+        Ok(last_value(self.query(sql).await?))
     }
 
     /// As [`value`](Self::value), for a statement that may take longer than others.
     pub(super) async fn value_within(&mut self, sql: &str, limit: Duration) -> Result<Option<String>, StreamError> {
-        let usual = self.timeout;
-        self.timeout = limit.max(usual);
-        let value = self.value(sql).await;
-        self.timeout = usual;
-        value
+        Ok(last_value(self.command_within(sql, &command::query(sql), limit).await?))
     }
 
     /// Sends a command and reads its answer; `what` is its name in errors.
-    pub(super) async fn command(
+    pub(super) async fn command(&mut self, what: &str, payload: &[u8]) -> Result<Rows, StreamError> {
+        self.command_within(what, payload, self.timeout).await
+    }
+
+    async fn command_within(&mut self, what: &str, payload: &[u8], limit: Duration) -> Result<Rows, StreamError> {
+        self.within(limit, async |client| {
+            client.send(payload).await?;
+            client.read_answer(what).await
+        })
+        .await
+    }
+
+    /// Sends commands one behind the other without waiting in between, as the protocol allows, and reads their answers, the last within
+    /// `longest`: a conversation costs one round trip. What the server refuses is the answer of that one alone; what comes behind it is carried out all the same.
+    ///
+    /// Errors: the connection broke, or an answer is not to be understood or did not come.
+    pub(super) async fn commands(
         &mut self,
-        what: &str,
-        payload: &[u8],
-    ) -> Result<Vec<Vec<Option<String>>>, StreamError> {
-        let limit = self.timeout;
-        match timeout(limit, self.exchange(what, payload)).await {
+        commands: &[(&str, Vec<u8>)],
+        longest: Duration,
+    ) -> Result<Vec<Result<Rows, StreamError>>, StreamError> {
+        let mut packets = Vec::new();
+        for (_, payload) in commands {
+            write_packet(&mut packets, &mut 0, payload);
+        }
+        self.within(self.timeout, async |client| {
+            let sent = client.io.send_raw(&packets).await;
+            sent.map_err(|source| StreamError::Io { address: client.address.clone(), source })
+        })
+        .await?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for (at, (what, _)) in commands.iter().enumerate() {
+            let limit = if at + 1 == commands.len() { longest } else { self.timeout };
+            answers.push(match self.within(limit, async |client| client.read_answer(what).await).await {
+                Err(refused @ StreamError::Server { .. }) => Err(refused),
+                other => Ok(other?),
+            });
+        }
+        Ok(answers)
+    }
+
+    /// Does something with the connection within `limit`, or within the usual time if that is longer.
+    async fn within<T>(
+        &mut self,
+        limit: Duration,
+        act: impl AsyncFnOnce(&mut Self) -> Result<T, StreamError>,
+    ) -> Result<T, StreamError> {
+        let (limit, address) = (limit.max(self.timeout), self.address.clone());
+        match timeout(limit, act(self)).await {
             Ok(result) => result,
-            Err(_) => Err(StreamError::Timeout {
-                address: self.address.clone(),
-                what: "no answer",
-                millis: limit.as_millis(),
-            }),
+            Err(_) => Err(StreamError::Timeout { address, what: "no answer", millis: limit.as_millis() }),
         }
     }
 
-    async fn exchange(&mut self, what: &str, payload: &[u8]) -> Result<Vec<Vec<Option<String>>>, StreamError> {
-        self.send(payload).await?;
+    async fn read_answer(&mut self, what: &str) -> Result<Rows, StreamError> {
         let mut reader = ResultReader::new(self.capabilities);
         loop {
             let packet =
@@ -201,6 +237,11 @@ impl Client {
     pub(super) fn into_stream(self) -> (Stream, BytesMut) {
         self.io.into_parts()
     }
+}
+
+/// The last value of the first row.
+pub(super) fn last_value(mut rows: Rows) -> Option<String> {
+    if rows.is_empty() { None } else { rows.swap_remove(0).into_iter().last().flatten() }
 }
 
 async fn upgrade(io: PacketIo, config: &Arc<ClientConfig>, address: &Address) -> io::Result<PacketIo> {

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod context;
 mod control;
+mod conversation;
 mod cutter;
 mod doubt;
 mod error;

@@ -1,13 +1,11 @@
 //! One stream from the primary: from the login to the connection's end.
 //!
-//! Owns the conversation before the dump and the reading loop. Promises: what it appends continues the log without a gap; on any error the
+//! Owns the reading loop. Promises: what it appends continues the log without a gap; on any error the
 //! connection is dropped, and the next one begins at what the log holds durably.
 
 use std::time::Duration;
 
-use baton_wire::checksum::ChecksumAlg;
-use baton_wire::command::{BinlogDump, DUMP_SEND_ANNOTATE_ROWS, RegisterSlave};
-use baton_wire::event::{self, EventKind, FIRST_EVENT, Flavor, HEADER_LEN, Rotate};
+use baton_wire::event::{FIRST_EVENT, Flavor};
 use baton_wire::frame::{Deframed, DeframerOptions, EventDeframer};
 use baton_wire::gtid::mariadb::GtidList;
 use baton_wire::packet::write_packet;
@@ -20,21 +18,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::ack::{AckGate, Due};
 use super::client::{Client, Login};
 use super::context::Context;
+use super::conversation::{ask, dump, learn_file};
 use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::naming::Naming;
-use super::plan::{Aim, LogEnd, Plan, ServerFacts, plan};
-use super::status::SETTINGS;
+use super::plan::{Aim, Plan, plan};
 use crate::clock::Micros;
 use crate::config::{Ack, Address};
 use crate::failpoint;
-use crate::fanout::MIRROR_VARIABLE;
 use crate::log::{Appender, Head, LogPos, OpenFile};
 use crate::net::Stream;
 
-/// For an answer that makes the primary read up to a whole binlog file.
-const READ_FILE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes asked of the network at a time.
 const READ_BYTES: usize = 512 * 1024;
 
@@ -69,7 +64,7 @@ pub(super) async fn run(
     let head = appender.settle().await?;
     let mut client = Client::connect(address, &context.login).await?;
     let end = head.as_ref().and_then(|h| context.log_end(h, aim));
-    let facts = ask(context, &mut client, aim, end.as_ref()).await?;
+    let facts = ask(context, &mut client, aim, end.as_ref(), target.acks).await?;
     context.note_server(&client.address, facts.server.server_id, &client.greeting.version);
 
     let planned = plan(context.server_id, aim, &context.start, end.as_ref(), &facts.server)?;
@@ -79,7 +74,7 @@ pub(super) async fn run(
         Plan::LearnFile(gtid) => {
             let file = learn_file(context, client, &gtid).await?;
             client = Client::connect(address, &context.login).await?;
-            ask(context, &mut client, aim, None).await?;
+            ask(context, &mut client, aim, None, false).await?;
             (file, FIRST_EVENT, true)
         }
     };
@@ -94,8 +89,8 @@ pub(super) async fn run(
         flavor: Flavor::MariaDb,
         checksum: facts.checksum,
     };
-    let acks = target.acks && ask_for_acks(&mut client).await?;
-    dump(context, &mut client, &file, position).await?;
+    let acks = target.acks && facts.knows_semi_sync;
+    dump(context, &mut client, &file, position, acks).await?;
     let address = client.address.clone();
     let (stream, early) = client.into_stream();
     let holds = |after: &GtidList| head.as_ref().and_then(|h| h.gtid.mariadb()).is_some_and(|gtid| gtid.covers(after));
@@ -115,184 +110,8 @@ pub(super) async fn run(
     reading.read(Ingest::new(start), first_event).await
 }
 
-struct Asked {
-    server: ServerFacts,
-    checksum: ChecksumAlg,
-}
-
-/// The conversation of a replica before it asks for the stream.
-async fn ask(context: &Context, client: &mut Client, aim: &Aim, end: Option<&LogEnd>) -> Result<Asked, StreamError> {
-    let version = client.greeting.version.clone();
-    if Flavor::of_version(&version) != Flavor::MariaDb {
-        return Err(StreamError::Refused {
-            cause: format!("the primary is MySQL {version}: not supported yet"),
-            hint: "only MariaDB servers can be followed: correct the address".into(),
-        });
-    }
-    // Few statements: commits wait for this where a server has just been promoted.
-    let known = client.query("SELECT @@GLOBAL.server_id, @@GLOBAL.gtid_binlog_pos").await?;
-    let [server_id, gtid_binlog_pos] = known.into_iter().next().and_then(|row| row.try_into().ok()).unwrap_or_default();
-    let (server_id, gtid_binlog_pos) = (number(server_id, "server_id")?, position(gtid_binlog_pos)?);
-    let mut server = ServerFacts { server_id, gtid_binlog_pos, ..ServerFacts::default() };
-    let begins = match aim {
-        Aim::Epoch(origin) if end.is_none_or(|e| e.epoch != origin.epoch) => origin.first_file.as_deref(),
-        _ => None,
-    };
-    if let Some(first) = begins {
-        server.gtid_at_first = gtid_at(client, first, FIRST_EVENT).await?;
-    } else if let Some(end) = end {
-        server.gtid_at_head = gtid_at(client, &end.upstream_file, end.pos.offset).await?;
-        server.has_file =
-            server.gtid_at_head.is_some() || gtid_at(client, &end.upstream_file, FIRST_EVENT).await?.is_some();
-    }
-    note_settings(context, client).await?;
-    let mirror = if matches!(aim, Aim::Mirror { .. }) { format!(", @{MIRROR_VARIABLE}=1") } else { String::new() };
-    let period = context.heartbeat.as_nanos();
-    client
-        .query(&format!(
-            "SET @master_heartbeat_period= {period}, @master_binlog_checksum= @@global.binlog_checksum, \
-             @mariadb_slave_capability=4{mirror}"
-        ))
-        .await?;
-    let checksum = match client.value("SELECT @master_binlog_checksum").await?.as_deref() {
-        Some("NONE") => ChecksumAlg::None,
-        _ => ChecksumAlg::Crc32,
-    };
-    Ok(Asked { server, checksum })
-}
-
-/// What the server's settings are, for the status and its warnings.
-async fn note_settings(context: &Context, client: &mut Client) -> Result<(), StreamError> {
-    let all: Vec<String> = SETTINGS.iter().map(|name| format!("@@GLOBAL.{name}")).collect();
-    match client.query(&format!("SELECT {}", all.join(", "))).await {
-        Ok(rows) => {
-            for (name, value) in SETTINGS.into_iter().zip(rows.into_iter().flatten()) {
-                context.note_setting(name, value);
-            }
-            return Ok(());
-        }
-        Err(StreamError::Server { .. }) => {}
-        Err(error) => return Err(error),
-    }
-    for name in SETTINGS {
-        // Older servers lack some: then readers get what such a server does.
-        match client.value(&format!("SELECT @@GLOBAL.{name}")).await {
-            Ok(value) => context.note_setting(name, value),
-            Err(StreamError::Server { .. }) => context.note_setting(name, None),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// The server's GTID position at a place; `None` if it has no such place. It reads the file up to there: from a cold disk that takes longer
-/// than other answers.
-async fn gtid_at(client: &mut Client, file: &str, offset: u64) -> Result<Option<GtidList>, StreamError> {
-    let file = file.replace(['\'', '\\'], "");
-    let sql = format!("SELECT BINLOG_GTID_POS('{file}',{offset})");
-    client.value_within(&sql, READ_FILE_LIMIT).await?.map(|text| position(Some(text))).transpose()
-}
-
-/// Says that this connection acknowledges, if the primary knows semi-sync (switched on or not: it may be later). Only the one that is streamed
-/// over says so: to the server a start position counts as an acknowledgement too.
-async fn ask_for_acks(client: &mut Client) -> Result<bool, StreamError> {
-    let known = client.value("SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'").await?.is_some();
-    if known {
-        client.query("SET @rpl_semi_sync_slave= 1").await?;
-    }
-    Ok(known)
-}
-
-fn number(value: Option<String>, what: &'static str) -> Result<u32, StreamError> {
-    value.as_deref().and_then(|v| v.parse().ok()).ok_or_else(|| StreamError::Garbled {
-        file: "(login)".into(),
-        offset: 0,
-        detail: format!("{what} is {value:?}, a number was expected"),
-    })
-}
-
-fn position(value: Option<String>) -> Result<GtidList, StreamError> {
-    Ok(value.unwrap_or_default().parse::<GtidList>()?)
-}
-
-async fn dump(context: &Context, client: &mut Client, file: &str, position: u64) -> Result<(), StreamError> {
-    let Ok(position) = u32::try_from(position) else {
-        return Err(StreamError::Refused {
-            cause: format!("{file}:{position} lies beyond 4 GiB, which the dump command can't name"),
-            hint: "lower max_binlog_size on the primary (1 GiB at most is usual); FLUSH BINARY LOGS begins a new file"
-                .into(),
-        });
-    };
-    let register = RegisterSlave {
-        server_id: context.server_id,
-        host: context.name.clone(),
-        user: String::new(),
-        password: String::new(),
-        port: context.port,
-        rank: 0,
-        master_id: 0,
-    };
-    if let Err(e) = client.command("COM_REGISTER_SLAVE", &register.encode()?).await {
-        return Err(match e {
-            StreamError::Server { code: code::ACCESS_DENIED | code::SPECIFIC_ACCESS_DENIED, message, .. } => {
-                StreamError::Refused {
-                    cause: format!("the primary refuses to be replicated: {message}"),
-                    hint: format!("on the primary: GRANT REPLICATION SLAVE ON *.* TO '{}'@'%'", context.login.user),
-                }
-            }
-            other => other,
-        });
-    }
-    let request =
-        BinlogDump { position, flags: DUMP_SEND_ANNOTATE_ROWS, server_id: context.server_id, file: file.to_owned() };
-    client.send(&request.encode()).await
-}
-
-/// Asks for a GTID position, only to be told the name of the file that holds it.
-async fn learn_file(context: &Context, mut client: Client, gtid: &GtidList) -> Result<String, StreamError> {
-    client.query(&format!("SET @slave_connect_state='{gtid}'")).await?;
-    client.query("SET @slave_gtid_strict_mode=0").await?;
-    client.query("SET @slave_gtid_ignore_duplicates=0").await?;
-    dump(context, &mut client, "", 4).await?;
-    let address = client.address.clone();
-    let (mut stream, mut buf) = client.into_stream();
-    let mut deframer = EventDeframer::new(DeframerOptions::default());
-    loop {
-        let (used, found) = deframer.next(&buf)?;
-        match found {
-            Deframed::EventData { header, data, first: true, last: true, .. } if header.kind == EventKind::ROTATE => {
-                // Whether this first event is summed depends on the session; the name's length does not.
-                let body = data.get(HEADER_LEN..).unwrap_or_default();
-                let summed = baton_wire::checksum::verify(data).is_ok();
-                let body = if summed { event::body(data, ChecksumAlg::Crc32)? } else { body };
-                return Ok(Rotate::parse(body)?.file);
-            }
-            Deframed::Error(payload) => return Err(stream_error(payload, &format!("GTID position '{gtid}'"))),
-            Deframed::Eof => return Err(StreamError::Io { address, source: std::io::ErrorKind::UnexpectedEof.into() }),
-            Deframed::EventData { .. } => buf.advance(used),
-            Deframed::NeedMore(_) => {
-                let read = timeout(context.silence, stream.read_buf(&mut buf)).await;
-                match read {
-                    Ok(Ok(0)) => {
-                        return Err(StreamError::Io { address, source: std::io::ErrorKind::UnexpectedEof.into() });
-                    }
-                    Ok(Ok(_)) => {}
-                    Ok(Err(source)) => return Err(StreamError::Io { address, source }),
-                    Err(_) => {
-                        return Err(StreamError::Timeout {
-                            address,
-                            what: "no event",
-                            millis: context.silence.as_millis(),
-                        });
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// An error packet in place of an event.
-fn stream_error(payload: &[u8], what: &str) -> StreamError {
+pub(super) fn stream_error(payload: &[u8], what: &str) -> StreamError {
     let e = match ErrPacket::parse(payload) {
         Ok(e) => e,
         Err(e) => return e.into(),
