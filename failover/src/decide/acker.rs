@@ -41,11 +41,24 @@ pub fn fault(facts: &ClusterFacts) -> Option<Fault> {
     if !relay.writable {
         return lost("can't write its log");
     }
-    if matches!(relay.upstream.as_str(), "diverged" | "refused") && relay.held {
+    if matches!(relay.upstream.as_str(), "diverged" | "refused") && relay.held && lost_by_primary(facts).is_none() {
         return lost(&format!("has stopped its stream from the primary: {}", relay.upstream));
     }
     let host = facts.nodes.get(primary).map(|n| n.record.host.as_str()).unwrap_or_default();
     (!host.is_empty() && relay.record.host == host).then(|| Fault::OnPrimarysHost(host.to_owned()))
+}
+
+/// What the acker's log has and the primary, by the acker's finding and by its own word, has not: acknowledged commits that a crash took from it, or
+/// a restored copy never had. No relay can follow it from there, and the log is what counts.
+pub fn lost_by_primary(facts: &ClusterFacts) -> Option<String> {
+    let state = facts.state.as_ref()?;
+    let relay = facts.relays.get(state.grant_holder.as_ref()?)?;
+    let whole = relay.answers && relay.complete && state.grant_log_id.as_ref().is_none_or(|id| *id == relay.log_id);
+    if !whole || !relay.held || relay.upstream != "diverged" {
+        return None;
+    }
+    let server = agent(facts.nodes.get(state.primary.as_ref()?)?)?.server.as_ref()?;
+    position::beyond(&relay.head, &server.gtid_binlog)
 }
 
 /// Whether the acker acknowledges at present, by the primary's own word: then a controller that can't see it only can't see it.

@@ -113,7 +113,7 @@ fn why_not(name: &str, node: &NodeFacts, facts: &ClusterFacts, wanted: &Wanted<'
     if let Some(why) = unfit_role(status.role, is_old) {
         return Some(why);
     }
-    if status.clone.is_some() {
+    if status.is_cloning() {
         return Some("its data is being replaced".to_owned());
     }
     if status.disk_ok == Some(false) {
@@ -136,7 +136,7 @@ fn unfit_role(role: ServerRole, is_old: bool) -> Option<String> {
         ServerRole::Primary => None,
         ServerRole::Fenced => Some("it is fenced and does not follow yet".to_owned()),
         ServerRole::Unassigned => Some("it has not been taken into the cluster yet".to_owned()),
-        ServerRole::Diverged => Some("it has diverged: batonctl rejoin".to_owned()),
+        ServerRole::Diverged => Some("it has diverged: batonctl rejoin NODE --clone".to_owned()),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Memory {
     pub stuck_for: Option<Duration>,
     /// How long the serving node's disk has not taken writes.
     pub disk_bad_for: Option<Duration>,
+    /// How long the serving node has lacked what the acker has.
+    pub lacking_for: Option<Duration>,
     /// How long the serving node's agent has not answered while its server lives.
     pub agent_lost_for: Option<Duration>,
     /// How long the acker has not been able to acknowledge or to promise.
@@ -77,12 +79,16 @@ impl Memory {
 
         self.dead_for = lasts(dead, self.dead_for);
         self.disk_bad_for = lasts(status.is_some_and(|s| s.disk_ok == Some(false)), self.disk_bad_for);
+        self.lacking_for = lasts(acker::lost_by_primary(facts).is_some(), self.lacking_for);
         self.agent_lost_for = lasts(agent_lost, self.agent_lost_for);
         self.acker_bad_for = lasts(acker::fault(facts).is_some(), self.acker_bad_for);
         // An operation under way is due by itself; a switchover is not until it has become a failover.
         let failing_over =
             facts.state.as_ref().is_some_and(|s| s.phase == Phase::Fencing && s.kind == OperationKind::Failover);
-        let due = dead || failing_over || self.disk_bad_for.is_some_and(|d| d >= policy.disk_timeout);
+        let due = dead
+            || failing_over
+            || self.disk_bad_for.is_some_and(|d| d >= policy.disk_timeout)
+            || self.lacking_for.is_some_and(|d| d >= policy.probe_timeout);
         self.stuck_for = lasts(due && fence::means(facts).is_err(), self.stuck_for);
         if let Some(server) = status.and_then(|s| s.server.as_ref()) {
             let waits_at = (server.waiting_commits > 0).then(|| server.gtid_binlog.clone());

@@ -69,6 +69,13 @@ impl Scene<'_> {
         if let Some(bad) = self.memory.disk_bad_for.filter(|bad| *bad >= self.policy.disk_timeout) {
             return Some(format!("the disk of {primary} has not taken writes for {} ms", bad.as_millis()));
         }
+        // What the agent says of the server may be a little older than what the relay found.
+        if self.memory.lacking_for.is_some_and(|lacking| lacking >= self.policy.probe_timeout)
+            && let Some(lost) = acker::lost_by_primary(self.facts)
+        {
+            let holder = self.state.grant_holder.as_deref().unwrap_or_default();
+            return Some(format!("{primary} has lost what acker {holder} has, up to {lost}"));
+        }
         if self.policy.switchover_when_agent_lost
             && let Some(lost) = self.memory.agent_lost_for.filter(|lost| *lost >= self.policy.valid_for)
         {

@@ -64,7 +64,7 @@ fn of_replicas(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
 /// Why the node has to be told whom to follow; none if it is fed, or can't or must not be told.
 fn unfed(node: &NodeFacts, facts: &ClusterFacts) -> Option<String> {
     let status = agent(node)?;
-    if status.mysqld != MysqldState::Running || status.clone.is_some() || status.role == ServerRole::Diverged {
+    if status.mysqld != MysqldState::Running || status.is_cloning() || status.role == ServerRole::Diverged {
         return None;
     }
     let Some(replication) = &status.server.as_ref()?.replication else {

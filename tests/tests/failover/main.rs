@@ -14,6 +14,7 @@ mod links;
 mod members;
 mod orders;
 mod relays;
+mod returns;
 mod starts;
 mod support;
 mod switchovers;

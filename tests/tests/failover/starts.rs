@@ -70,6 +70,39 @@ fn wrong_password_at_run_time_is_told_and_not_taken_for_a_dead_server() {
 }
 
 #[test]
+fn rights_lost_at_run_time_are_told_with_the_statement_that_mends_them_and_are_no_reason_for_a_failover() {
+    scenario("lost_grant", |bed| {
+        let cluster = bed.cluster().start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (epoch, primary) = (cluster.epoch()?, cluster.primary()?.clone());
+        let mut root = primary.session()?;
+        root.query("SET SESSION sql_log_bin=0")?;
+        root.query("REVOKE ALL PRIVILEGES, GRANT OPTION FROM baton@localhost")?;
+        root.query("GRANT SELECT, PROCESS, RELOAD, REPLICATION SLAVE ADMIN ON *.* TO baton@localhost")?;
+        let problem = cluster.wait_problem_of(&["primary_settings"])?;
+        ensure!(problem["text"].to_string().contains("READ_ONLY ADMIN"), "{problem}");
+        writers.wait_more(200)?;
+        root.query("GRANT ALL ON *.* TO baton@localhost WITH GRANT OPTION")?;
+
+        // The acker's own: its stream goes on until it has to connect anew.
+        root.query("REVOKE REPLICATION SLAVE ON *.* FROM relay_1@'%'")?;
+        root.query(
+            "BEGIN NOT ATOMIC FOR s IN (SELECT id FROM information_schema.processlist WHERE user='relay_1') DO KILL s.id; END FOR; END",
+        )?;
+        cluster.wait_problem_of(&["relay_refused"])?;
+        let status = cluster.relays()[0].json("/v1/status")?;
+        ensure!(status["upstream"]["hint"].to_string().contains("GRANT REPLICATION SLAVE"), "{}", status["upstream"]);
+        root.query("GRANT REPLICATION SLAVE ON *.* TO relay_1@'%'")?;
+        writers.wait_more(200)?;
+        cluster.wait_settled()?;
+        ensure!(cluster.epoch()? == epoch, "a failover because of a right: {}", cluster.state()?);
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+#[test]
 fn primary_with_too_many_connections_is_alive() {
     scenario("too_many", |bed| {
         let cluster = bed.cluster().server_option("max_connections = 30").start()?;

@@ -69,6 +69,12 @@ pub(super) fn is_automatic_failover(commit: &Commit) -> bool {
     commit.state.kind == OperationKind::Failover && commit.takes_request.is_none()
 }
 
+/// Whether it gives a switchover up, whose primary has died: what it begins is another operation.
+pub(super) fn ends_a_switchover(commit: &Commit) -> bool {
+    let superseded = |outcome: &(String, Option<String>)| outcome.0 == "superseded";
+    commit.history.iter().any(|h| h.kind == OperationKind::Switchover && h.outcome.as_ref().is_some_and(superseded))
+}
+
 impl Runner {
     /// Runs the hook before an operation. None: go on. Some: not yet, or not at all, and why.
     pub(super) fn hold_to_begin(

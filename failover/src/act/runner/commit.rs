@@ -113,7 +113,7 @@ impl Runner {
         // What comes next is another operation, or another part of it.
         lead.waits.clear();
         lead.progress.committed(&commit);
-        if done.began.is_some() {
+        if done.began.is_some() || super::begin::ends_a_switchover(&commit) {
             if let (Some(recent), true) = (&mut lead.recent, super::begin::is_automatic_failover(&commit)) {
                 recent.push(Instant::now());
             }

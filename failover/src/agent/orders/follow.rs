@@ -76,7 +76,7 @@ async fn diverged(core: &Core, own: &str, common: &str, surplus: &str) -> Refusa
         format!(
             "this server has {surplus}, which the cluster's log lacks: it ends at {own}, and the log went on from {common}"
         ),
-        "see the agent's status for the file that holds it; then batonctl rejoin",
+        "see the agent's status for the file that holds it; then batonctl rejoin NODE --clone",
     )
 }
 

@@ -104,14 +104,14 @@ pub(super) const ROWS: &[Row] = &[
         code: "errant_transactions",
         severity: Severity::Warning,
         meaning: "A node has transactions of its own that the cluster's log lacks: it is no candidate.",
-        hint: "batonctl rejoin, after looking at what they are",
+        hint: "batonctl rejoin NODE --clone, after looking at what they are",
         matches: errant,
     },
     Row {
         code: "node_diverged",
         severity: Severity::Warning,
         meaning: "A node was found to have committed what the cluster's log lacks, and waits.",
-        hint: "batonctl rejoin; what was surplus is in the file that is named",
+        hint: "batonctl rejoin NODE --clone; what was surplus is in the file that is named",
         matches: |s| {
             agents(s, |a| match (a.role, &a.surplus) {
                 (ServerRole::Diverged, Some(file)) => Some(format!("it has diverged; its surplus is in {file}")),
@@ -170,7 +170,7 @@ pub(super) const ROWS: &[Row] = &[
         severity: Severity::Info,
         meaning: "A node's data is being replaced by a copy.",
         hint: "wait until it is done",
-        matches: |s| agents(s, |a| a.clone.clone()),
+        matches: |s| agents(s, |a| a.clone.clone().filter(|_| a.is_cloning())),
     },
 ];
 

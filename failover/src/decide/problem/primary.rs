@@ -1,5 +1,6 @@
 //! What can be wrong with the primary.
 
+use super::super::acker;
 use super::super::verdict::{Verdict, agent};
 use super::{Row, Scene, Severity, one};
 use crate::model::{AgentFacts, AgentStatus, MysqldState, ServerStatus, SqlFacts};
@@ -66,6 +67,16 @@ pub(super) const ROWS: &[Row] = &[
         meaning: "The disk under the primary does not take writes: it is full or stalled.",
         hint: "a failover follows if that lasts; make room or repair it",
         matches: |s| of_agent(s, |a| (a.disk_ok == Some(false)).then(|| "its disk does not take writes".to_owned())),
+    },
+    Row {
+        code: "primary_lost_commits",
+        severity: Severity::Critical,
+        meaning: "The primary lacks commits that the acker has: it lost the end of its binlog, or an old copy was restored. Its commits wait.",
+        hint: "a failover to a server that has them follows by itself; do not write to this one",
+        matches: |s| {
+            let lost = acker::lost_by_primary(s.facts);
+            of_agent(s, |_| lost.as_ref().map(|lost| format!("it lacks {lost}, which the acker has")))
+        },
     },
     Row {
         code: "primary_too_many_connections",

@@ -17,7 +17,7 @@ fn who_is_no_candidate_and_why() {
         (|f| f.status("db-2").mysqld = MysqldState::Dead, "does not run"),
         (|f| f.status("db-2").role = ServerRole::Fenced, "fenced"),
         (|f| f.status("db-2").role = ServerRole::Diverged, "diverged"),
-        (|f| f.status("db-2").clone = Some("1 of 2 GiB".to_owned()), "being replaced"),
+        (|f| f.status("db-2").clone = Some("running: 1 of 2 GiB".to_owned()), "being replaced"),
         (|f| f.status("db-2").disk_ok = Some(false), "disk"),
         (|f| f.server("db-2").unmet = vec!["SET GLOBAL sync_binlog=1".to_owned()], "sync_binlog"),
         (|f| f.server("db-2").gtid_binlog = "0-1-100,7-2-1".to_owned(), "of its own: 7-2-1"),
@@ -49,6 +49,19 @@ fn who_is_no_candidate_and_why() {
         assert_eq!(decision.candidate.as_deref(), Some("db-3"), "{why}");
         let told = decision.rejected.iter().find(|r| r.node == "db-2").map(|r| r.why.clone()).unwrap_or_default();
         assert!(told.contains(why), "{why}: {told}");
+    }
+}
+
+#[test]
+fn node_whose_clone_has_ended_is_a_candidate_and_is_told_whom_to_follow() {
+    for how in ["done: the copy of db-3 was taken at 0-1-90, and follows", "failed: the donor does not answer"] {
+        let mut facts = healthy();
+        facts.status("db-2").clone = Some(how.to_owned());
+        assert_eq!(at_once(&facts).candidate.as_deref(), Some("db-2"), "{how}");
+        facts.replication("db-2").io = "No".to_owned();
+        facts.status("db-2").role = ServerRole::Fenced;
+        let Action::Upkeep(due) = at_once(&facts).action else { panic!("{how}: nothing is to be done") };
+        assert!(due.iter().any(|d| matches!(d, Upkeep::Follow { node, .. } if node == "db-2")), "{how}: {due:?}");
     }
 }
 
@@ -211,6 +224,26 @@ fn a_fenced_candidate_whose_old_source_lives_is_told_to_follow_and_a_replica_tha
     facts.status("db-2").role = ServerRole::Fenced;
     let Action::Upkeep(due) = at_once(&facts).action else { panic!("nothing is due") };
     assert!(matches!(&due[..], [Upkeep::Follow { node, .. }] if node == "db-2"), "{due:?}");
+}
+
+#[test]
+fn primary_that_lost_what_the_acker_has_is_replaced_and_the_acker_is_not() {
+    let policy = Policy::default();
+    let mut facts = healthy();
+    facts.relay("relay-1").upstream = "diverged".to_owned();
+    // It may only be that the agent was asked before the relay.
+    facts.server("db-1").gtid_binlog = "0-1-98".to_owned();
+    assert_eq!(after(999, &facts, &policy).action, Action::Rest);
+    let decision = after(1000, &facts, &policy);
+    assert!(fails_over(&decision) && decision.reason.contains("has lost what acker relay-1 has"), "{decision:?}");
+    // What the log lacks and the primary has is no loss: then something is wrong with the relay.
+    facts.server("db-1").gtid_binlog = "0-1-120".to_owned();
+    let decision = after(5000, &facts, &policy);
+    assert_eq!(decision.action, Action::ChangeAcker { to: "relay-2".to_owned() });
+    // Nothing is believed of a relay whose log has gaps.
+    facts.server("db-1").gtid_binlog = "0-1-98".to_owned();
+    facts.relay("relay-1").complete = false;
+    assert!(!fails_over(&after(5000, &facts, &policy)));
 }
 
 #[test]

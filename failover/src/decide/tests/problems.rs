@@ -29,6 +29,10 @@ pub(super) const FAULTS: &[(&str, &str, Fault)] = &[
         f.server("db-1").semi_sync_clients = 0;
     }),
     ("primary_disk", "db-1", |f| f.status("db-1").disk_ok = Some(false)),
+    ("primary_lost_commits", "db-1", |f| {
+        f.relay("relay-1").upstream = "diverged".to_owned();
+        f.server("db-1").gtid_binlog = "0-1-90".to_owned();
+    }),
     ("primary_too_many_connections", "db-1", |f| sql(f, "db-1", SqlFacts::Alive("Too many connections".to_owned()))),
     ("probe_denied", "db-1", |f| sql(f, "db-1", SqlFacts::Alive("access denied for 'baton_probe'".to_owned()))),
     ("primary_read_only", "db-1", |f| f.server("db-1").read_only = true),
@@ -68,7 +72,7 @@ pub(super) const FAULTS: &[(&str, &str, Fault)] = &[
     ("replica_writable", "db-2", |f| f.server("db-2").read_only = false),
     ("address_misplaced", "db-2", |f| f.status("db-2").address = Some("10.0.0.100/24".to_owned())),
     ("replica_disk", "db-2", |f| f.status("db-2").disk_ok = Some(false)),
-    ("clone_running", "db-2", |f| f.status("db-2").clone = Some("3 of 10 GiB".to_owned())),
+    ("clone_running", "db-2", |f| f.status("db-2").clone = Some("running: 3 of 10 GiB".to_owned())),
     ("etcd_unreachable", "etcd", |f| f.etcd_age = ms(5000)),
     ("etcd_content", "etcd", |f| f.etcd_errors = vec!["nodes/db-9: no JSON".to_owned()]),
     ("not_bootstrapped", "cluster", |f| f.state = None),
