@@ -6,7 +6,7 @@ use baton_cluster::Phase;
 use baton_failover::act::plan::{Commit, Outcome, Stamp, Step, next};
 use baton_failover::decide::{Memory, judge};
 use baton_failover::model::invariants::{self, check};
-use baton_failover::model::{OrderNumber, Policy};
+use baton_failover::model::{OrderKind, OrderNumber, Policy};
 use stateright::{Model, Property};
 
 use crate::view;
@@ -41,6 +41,8 @@ pub(crate) enum Action {
     Freeze(usize),
     Thaw(usize),
     Crash(usize),
+    /// The order to prepare arrives, and the server dies before its old source is forgotten.
+    DieInPrepare(usize),
     LoseHost(usize),
     Cut(usize),
     SelfFence(usize),
@@ -83,6 +85,9 @@ impl Model for Cluster {
         }
         for k in 0..world.net.len() {
             actions.extend([Action::Deliver(k), Action::TimeOut(k)]);
+            if self.deaths_in_orders {
+                actions.push(Action::DieInPrepare(k));
+            }
         }
         actions.extend([Action::Expire, Action::Ask]);
     }
@@ -164,6 +169,24 @@ impl Cluster {
             Action::Deliver(k) => {
                 let message = world.net.remove(k);
                 let outcome = world.arrive(&message, self.rule);
+                if !message.late {
+                    answer(world, &message, outcome);
+                }
+                true
+            }
+            Action::DieInPrepare(k) => {
+                let message = world.net.remove(k);
+                let Step::Order { node, .. } = &message.step else { return false };
+                let s = index(node);
+                let source = world.servers[s].source;
+                let mut outcome = world.arrive(&message, self.rule);
+                if matches!(outcome, Outcome::Done(_)) && source.is_some() && spend(&mut world.left.crashes) {
+                    let server = &mut world.servers[s];
+                    (server.runs, server.source) = (false, source);
+                    outcome = Outcome::Failed("the session ended".to_owned());
+                } else {
+                    return false;
+                }
                 if !message.late {
                     answer(world, &message, outcome);
                 }
@@ -309,6 +332,9 @@ fn possible(world: &World, action: &Action) -> bool {
         Action::Heal(s) => world.servers[s].host != Host::Up,
         Action::Restart(s) => left.restarts > 0 && !world.servers[s].runs,
         Action::Started(s) => world.servers[s].starting,
+        Action::DieInPrepare(k) => {
+            left.crashes > 0 && matches!(&world.net[k].step, Step::Order { kind: OrderKind::Prepare {}, .. })
+        }
         Action::CrashRelay(r) => left.relay_crashes > 0 && world.relays[r].up,
         Action::RestartRelay(r) => !world.relays[r].up,
         Action::LoseData(r) => left.data_losses > 0 && !world.relays[r].up,
@@ -374,9 +400,7 @@ fn strike(world: &mut World, action: &Action) -> bool {
             let server = &mut world.servers[s];
             let due = server.host == Host::Cut && !server.self_fenced;
             if due {
-                let source = server.source;
                 fence(server);
-                server.source = source;
                 server.self_fenced = true;
             }
             due

@@ -74,10 +74,17 @@ fn node(world: &World, s: usize, server: &Server) -> NodeFacts {
 }
 
 fn status(world: &World, s: usize, server: &Server) -> AgentStatus {
+    // After a start an agent resumes only what was ordered.
+    let resumed = server.role == Role::Replica;
     let source = server.source.map(|r| ReplicationStatus {
         source: format!("{}:3307", relay_name(r)),
-        io: if world.relays[r].up { "Yes" } else { "Connecting" }.to_owned(),
-        sql: true,
+        io: match (resumed, world.relays[r].up) {
+            (true, true) => "Yes",
+            (true, false) => "Connecting",
+            (false, _) => "No",
+        }
+        .to_owned(),
+        sql: resumed,
         received: position(&server.log),
         ..ReplicationStatus::default()
     });

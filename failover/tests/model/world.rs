@@ -352,6 +352,8 @@ impl World {
                 result.reached = Some(server.log.len() >= length(gtid));
             }
             OrderKind::Prepare {} => {
+                // So it is fenced like a primary if another one takes over.
+                server.role = Role::Primary;
                 server.source = None;
                 result.first_file = Some("b.000001".to_owned());
                 result.gtid = Some(position(&server.log));
@@ -392,7 +394,6 @@ pub(crate) fn fence(server: &mut Server) {
     server.writable = false;
     server.address = false;
     server.role = Role::Fenced;
-    server.source = None;
 }
 
 pub(crate) fn log_id(r: usize, relay: &Relay) -> String {

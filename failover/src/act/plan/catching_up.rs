@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use baton_cluster::{ClusterState, EpochRecord, Grant, OperationKind, Phase, Tail};
 
 use super::{Commit, HistoryChange, Outcome, Plan, Scene, Step};
-use crate::decide::{Refusal, fence, position, verdict};
+use crate::decide::{Refusal, fence, position, upkeep, verdict};
 use crate::model::{OrderKind, OrderResult};
 
 pub(super) fn plan(scene: &Scene<'_>) -> Plan {
@@ -132,6 +132,8 @@ impl Scene<'_> {
         };
         let Some(other) = choice.best().map(str::to_owned).or_else(second) else {
             steps.extend(again);
+            // Servers that were fenced are fit again once they follow.
+            steps.extend(self.upkeep(&upkeep::due(self.state, self.facts)));
             let waiting = Refusal {
                 what: format!("promotion of {candidate}"),
                 why: format!("{why}; and there is no other candidate: {}", choice.summary()),
