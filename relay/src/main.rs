@@ -73,6 +73,10 @@ enum Command {
 }
 
 fn take_grant(config: &Config) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        config.etcd.is_none(),
+        "this relay is one of a cluster ([etcd] is configured): the leading controller gives it the right to acknowledge; see `batonctl status`"
+    );
     let storage = DiskStorage::open(&config.data_dir)?;
     let mut promise = PromiseFile::open(&storage)?;
     let before = promise.current();

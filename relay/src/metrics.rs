@@ -137,7 +137,7 @@ impl Metrics {
             upstream_reconnects: counter(
                 r,
                 "upstream_reconnects_total",
-                "Connections to the primary after the first one.",
+                "Streams from the primary, or attempts at one, that have ended.",
             ),
             upstream_checksum_failures: counter(
                 r,

@@ -133,9 +133,7 @@ pub enum AppendError {
     #[error(transparent)]
     Storage(#[from] StorageFailure),
     /// Durable data is damaged: nothing more is written.
-    #[error(
-        "the log is damaged ({detail}) and takes nothing more; move the data directory away and let the relay fetch anew"
-    )]
+    #[error("the log is damaged ({detail}) and takes nothing more")]
     Damaged {
         /// File, offset and cause.
         detail: String,
@@ -174,6 +172,7 @@ impl AppendError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Storage(failure) => Some(failure.hint()),
+            Self::Damaged { .. } => Some("move the data directory away and let the relay fetch anew"),
             _ => None,
         }
     }
