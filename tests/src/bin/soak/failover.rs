@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use baton_testbed::cluster::{Fault, Stalls};
 use baton_testbed::{Bed, Story};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use serde_json::Value;
+
+use super::Args;
 
 /// `probe.timeout` of the clusters: its default.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,8 +30,15 @@ const COUNTS: [(Fault, u32, Duration, Duration); 7] = [
 ];
 
 /// Every fault its number of rounds, then random ones until the time is up. An error at the first lost commit; in the end at stalls that are too long.
-pub(super) fn run(bed: &Bed, story: &mut Story, minutes: u64, seed: u64, only: Option<u32>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(minutes * 60);
+pub(super) fn run(bed: &Bed, story: &mut Story, args: &Args, seed: u64) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(args.minutes * 60);
+    let wanted = |fault: Fault| args.fault.as_ref().is_none_or(|name| *name == fault.to_string());
+    let counts: Vec<_> = COUNTS.into_iter().filter(|(fault, ..)| wanted(*fault)).collect();
+    ensure!(
+        !counts.is_empty(),
+        "no fault has that name; there are: {}",
+        COUNTS.map(|(f, ..)| f.to_string()).join(", ")
+    );
     let mut random = StdRng::seed_from_u64(seed);
     let mut stalls: BTreeMap<Fault, Stalls> = BTreeMap::new();
     story.step("Start a cluster: three servers, two relays, three controllers");
@@ -37,23 +47,24 @@ pub(super) fn run(bed: &Bed, story: &mut Story, minutes: u64, seed: u64, only: O
     let mut round = |story: &Story, fault: Fault| -> Result<()> {
         // Switchovers are judged under many writers, as the guarantee says.
         let round = match fault {
-            Fault::Switchover => cluster.round_with(fault, 64, Duration::from_millis(50))?,
+            Fault::Switchover => cluster.round_with(fault, args.writers, Duration::from_millis(50))?,
             _ => cluster.round(fault)?,
         };
         commits += round.commits;
-        story.good(format!("{fault}: {} -> {}, {} ms", round.from, round.to, round.stall.as_millis()));
+        let stages = stages(&cluster.history(cluster.epoch()?)?);
+        story.good(format!("{fault}: {} -> {}, {} ms ({stages})", round.from, round.to, round.stall.as_millis()));
         stalls.entry(fault).or_default().add(round.stall);
         Ok(())
     };
-    for (fault, count, _, _) in COUNTS {
+    for &(fault, count, ..) in &counts {
         story.step(&format!("{count} rounds: {fault}"));
-        for _ in 0..only.unwrap_or(count).min(count) {
+        for _ in 0..args.rounds.unwrap_or(count).min(count) {
             round(story, fault)?;
         }
     }
     story.step("Random rounds until the time is up");
     while Instant::now() < end {
-        let (fault, ..) = COUNTS.choose(&mut random).copied().unwrap_or(COUNTS[0]);
+        let (fault, ..) = *counts.choose(&mut random).context("no fault")?;
         round(story, fault)?;
     }
     story.step("Stalls of writes: last success before to first success after");
@@ -72,4 +83,11 @@ pub(super) fn run(bed: &Bed, story: &mut Story, minutes: u64, seed: u64, only: O
     story.good(format!("{commits} commits that a client was told of, none lost"));
     ensure!(missed.is_empty(), "too long: {}", missed.join("; "));
     Ok(())
+}
+
+/// The stages of an operation, each with the milliseconds from its beginning.
+fn stages(history: &Value) -> String {
+    let stages = history["stages"].as_array().into_iter().flatten();
+    let told = stages.map(|s| format!("{} {}", s["name"].as_str().unwrap_or("?"), s["at_ms"]));
+    told.collect::<Vec<_>>().join(", ")
 }

@@ -34,6 +34,12 @@ struct Args {
     /// At most this many rounds of each fault of a cluster.
     #[arg(long)]
     rounds: Option<u32>,
+    /// Of a cluster, only this fault: "switchover", "server killed", ...
+    #[arg(long)]
+    fault: Option<String>,
+    /// Sessions that write while a switchover is made.
+    #[arg(long, default_value_t = 64)]
+    writers: u32,
     /// Whether the primary's commits wait for the relay's acknowledgement.
     #[arg(long, value_enum, default_value = "durable")]
     ack: Ack,
@@ -78,7 +84,7 @@ fn main() -> ExitCode {
     let done = match args.what {
         What::Relay => run(&bed, &mut story, &args, seed),
         What::Failpoints => failpoints::run(&bed, &mut story, args.minutes, seed),
-        What::Failover => failover::run(&bed, &mut story, args.minutes, seed, args.rounds),
+        What::Failover => failover::run(&bed, &mut story, &args, seed),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
