@@ -28,8 +28,10 @@ fn clone(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Has it serve, which shows that it is a candidate like any other.
+/// Has it serve once it has caught up, which shows that it is a candidate like any other.
 fn serves(cluster: &Cluster, node: &Node) -> Result<()> {
+    let preflight = || cluster.ctl(&["switchover", "--to", node.name(), "--dry-run"]);
+    wait_until("a switchover to be possible", preflight, |ended| ended.code == 0)?;
     let ended = cluster.ctl(&["switchover", "--to", node.name(), "--timeout", "60"])?;
     ensure!(ended.code == 0, "batonctl switchover ended with {ended}; {}", cluster.told());
     ensure!(cluster.wait_settled()?.name() == node.name(), "another node serves");
