@@ -27,6 +27,7 @@ _ENDPOINT = _object(
     port={"type": "string"},
     path={"type": "string"},
     interval=_DURATION,
+    authorization=_object(type={"type": "string"}, credentials=_object(["key"], name={"type": "string"}, key={"type": "string"}, optional={"type": "boolean"})),
 )
 SCHEMAS = {
     "ServiceMonitor": _kind(
