@@ -1,15 +1,16 @@
 //! A TCP proxy that injects faults: cuts, resets, stalls, flipped bits, slow links, refusal. Two threads a connection, at most [`MAX_CONNECTIONS`].
 //!
 //! Promises: a cut after n bytes lets exactly n bytes through; what is forwarded is what came in, but for the bit that was to be flipped; counts are
-//! of forwarded bytes. A frozen (stalled) proxy accepts connections and says nothing, as a host that hangs does.
+//! of forwarded bytes (the last may not have arrived). A frozen (stalled) proxy accepts connections and says nothing, as a host that hangs does.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::net::SendFlags;
 
 use crate::ports::Port;
 
@@ -69,6 +70,8 @@ struct State {
     accepted: u64,
     struck: u64,
     forwarded: [u64; 2],
+    /// The newest connection, its bytes to the client so far, and after how many of them the client spoke.
+    turns: (u64, u64, Vec<u64>),
     target: Option<SocketAddr>,
 }
 
@@ -192,6 +195,11 @@ impl Proxy {
         self.shared.lock().struck
     }
 
+    /// After how many bytes to the client it spoke, on the newest connection: where an answer ends.
+    pub fn turns(&self) -> Vec<u64> {
+        self.shared.lock().turns.2.clone()
+    }
+
     /// Forgets faults that have not struck.
     pub fn disarm(&self) {
         self.change(|state| state.traps.clear());
@@ -224,6 +232,18 @@ impl Drop for Proxy {
     }
 }
 
+impl State {
+    fn note(&mut self, id: u64, direction: Direction, bytes: u64) {
+        self.forwarded[direction as usize] += bytes;
+        let (newest, to_client, turns) = &mut self.turns;
+        match direction {
+            _ if *newest != id => {}
+            Direction::ToClient => *to_client += bytes,
+            Direction::ToServer => turns.push(*to_client),
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -247,6 +267,14 @@ impl Pair {
             }
         }
     }
+}
+
+fn send_all(to: &TcpStream, mut bytes: &[u8], flags: SendFlags) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let sent = rustix::io::retry_on_intr(|| rustix::net::send(to, bytes, flags))?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
 }
 
 fn listen(port: u16) -> Result<TcpListener> {
@@ -294,6 +322,7 @@ fn begin(shared: &Arc<Shared>, client: TcpStream, target: SocketAddr) {
     for trap in state.traps.iter_mut().filter(|trap| !trap.anywhere && trap.connection.is_none()) {
         trap.connection = Some(id);
     }
+    state.turns = (id, 0, Vec::new());
     let pair = Arc::new(Pair { client, server });
     state.live.push((id, Arc::clone(&pair)));
     drop(state);
@@ -304,7 +333,7 @@ fn begin(shared: &Arc<Shared>, client: TcpStream, target: SocketAddr) {
 }
 
 fn pump(shared: &Shared, id: u64, pair: &Pair, direction: Direction) {
-    let (mut from, mut to) = match direction {
+    let (mut from, to) = match direction {
         Direction::ToServer => (&pair.client, &pair.server),
         Direction::ToClient => (&pair.server, &pair.client),
     };
@@ -328,10 +357,13 @@ fn pump(shared: &Shared, id: u64, pair: &Pair, direction: Direction) {
         }
         let bytes = &mut buffer[..count];
         let allowed = strike(shared, id, direction, bytes, &mut ended);
-        if to.write_all(&bytes[..allowed]).is_err() {
+        // The last bytes before a cut travel with the end: who reads them sees both.
+        let flags = if ended == Some(Effect::Cut) { SendFlags::MORE } else { SendFlags::empty() };
+        // Counted before: the client may answer at once.
+        shared.lock().note(id, direction, allowed as u64);
+        if send_all(to, &bytes[..allowed], flags | SendFlags::NOSIGNAL).is_err() {
             break;
         }
-        shared.lock().forwarded[way] += allowed as u64;
         if speed.is_some() {
             thread::sleep(
                 Duration::from_secs_f64(count as f64 / speed.unwrap_or(1) as f64).saturating_sub(began.elapsed()),

@@ -119,6 +119,37 @@ fn connections_cut_anywhere_on_both_sides_lose_and_repeat_nothing() {
 }
 
 #[test]
+fn log_in_of_a_replica_that_comes_again_is_cut_anywhere_and_never_stops_it() {
+    for (name, kind) in [("log_in_gtid", Kind::Gtid), ("log_in_file", Kind::FilePosition)] {
+        scenario(name, |bed| {
+            let fleet = Plan::new(&[kind]).proxies().start(bed)?;
+            let proxy = fleet.downstream()?;
+            let streaming = || Ok(fleet.relay.lag()?["replicas"][0]["state"].clone());
+            let writer = writers(&fleet)?;
+            wait_until("the replica to stream", streaming, |state| state == "streaming")?;
+            let before = proxy.accepted();
+            proxy.cut_now();
+            let returned = || Ok((proxy.accepted(), proxy.turns()));
+            wait_until("its return", returned, |(accepted, turns)| *accepted > before && turns.len() > 8)?;
+            wait_until("the replica to stream again", streaming, |state| state == "streaming")?;
+            // Where an answer ends, the replica's client library notices before it speaks next, and goes on over a new connection.
+            let turns = proxy.turns();
+            for (round, bytes) in (1..).zip(&turns) {
+                proxy.cut_next_connection_at(Direction::ToClient, *bytes);
+                proxy.cut_now();
+                wait_until("the log-in to be cut", || Ok(proxy.struck()), |now| *now >= round)?;
+                let head = fleet.relay.head_gtid()?;
+                fleet.wait_head_moves(&head)?;
+                wait_until("the replica to stream again", streaming, |state| state == "streaming")?;
+            }
+            let written = writer.stop()?;
+            fleet.check()?;
+            nothing_lost(&fleet, &written)
+        });
+    }
+}
+
+#[test]
 fn flipped_bit_from_the_primary_is_noticed_fetched_again_and_never_stored() {
     scenario("flipped_bit_upstream", |bed| {
         let fleet = Plan::new(&[Kind::Gtid]).proxies().start(bed)?;

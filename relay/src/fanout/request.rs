@@ -129,6 +129,43 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_that_goes_on_in_the_middle_is_known() {
+        let whole = [
+            "SET NAMES latin1",
+            "SELECT UNIX_TIMESTAMP()",
+            "SHOW VARIABLES LIKE 'SERVER_ID'",
+            "SET @master_heartbeat_period= 30000001024",
+            "SET @master_binlog_checksum= @@global.binlog_checksum",
+            "SELECT @master_binlog_checksum",
+            "SET @mariadb_slave_capability=4",
+            "SELECT @@GLOBAL.gtid_domain_id",
+            "SET @slave_connect_state='0-1-16'",
+        ];
+        let lacks = |statements: &[&str]| {
+            let mut s = Session::default();
+            for sql in statements {
+                s.answer(sql, &Facts::default());
+            }
+            s.lacks_its_beginning()
+        };
+        for first in 1..=whole.len() {
+            let rest = [&whole[..1], &whole[first..]].concat();
+            let has_checksum = first <= 4;
+            assert_eq!(lacks(&rest), !has_checksum, "{rest:?}");
+        }
+        let mut torn = session(&["SET NAMES latin1"]);
+        assert_eq!(torn.answer("SELECT @master_binlog_checksum", &Facts::default()), Reply::StartOver, "NULL stops it");
+        assert!(!lacks(&[]), "a client that says nothing");
+        assert!(!lacks(&whole[1..]), "a first connection");
+        assert!(
+            !lacks(&["SELECT UNIX_TIMESTAMP()", "SHOW VARIABLES LIKE 'SERVER_ID'"]),
+            "a server of before checksums"
+        );
+        assert!(!lacks(&["set names latin1", "select unix_timestamp()"]), "and when it comes again");
+        assert!(!lacks(&["SET NAMES utf8mb4", "SET @master_binlog_checksum='NONE'"]), "a reader of changes");
+    }
+
+    #[test]
     fn a_client_acknowledges_if_it_says_so() {
         for (said, semi_sync) in [("SET @rpl_semi_sync_slave= 1", true), ("SET @rpl_semi_sync_slave= 0", false)] {
             let r = DumpRequest::mariadb(&session(&[said]), "", 4, 2);

@@ -272,6 +272,7 @@ impl Client {
             Reply::Ok => self.ok().await,
             Reply::Rows(table) => self.rows(&table).await,
             Reply::Kill(id) => self.kill(id).await,
+            Reply::StartOver => Err(self.start_over()),
             Reply::Error { code, state, message } => {
                 self.shared.metrics.fanout_refused_queries.inc();
                 let mut error = ErrPacket::new(code, message);
@@ -283,6 +284,12 @@ impl Client {
                 self.rows(&Table { columns: vec![column], rows: vec![vec![value]] }).await
             }
         }
+    }
+
+    fn start_over(&self) -> io::Error {
+        let text = "closed: a replica's log-in broke, and its client library went on in the middle; it starts over";
+        tracing::info!(peer = %self.peer, connection = self.connection, user = self.user, "{text}");
+        io::Error::new(io::ErrorKind::ConnectionAborted, text)
     }
 
     /// The GTID position at a place; `None` if the log has no such place, as a server answers.
@@ -319,6 +326,10 @@ impl Client {
 
     /// Streams until the client leaves.
     async fn dump(mut self, dump: BinlogDump) -> io::Result<()> {
+        if self.session.lacks_its_beginning() {
+            // An error would stop the replica for good, and a stream could begin at the wrong place: it comes again at once, and says everything.
+            return Err(self.start_over());
+        }
         let request = match DumpRequest::mariadb(&self.session, &dump.file, dump.position, dump.flags) {
             Ok(request) => request,
             Err(message) => return self.error(&ErrPacket::fatal_reading_binlog(message)).await,

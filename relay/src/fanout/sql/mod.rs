@@ -84,6 +84,8 @@ pub(crate) enum Reply {
         message: String,
     },
     Kill(u32),
+    /// None: the connection is to end, so that the replica starts over; see [`Session::lacks_its_beginning`].
+    StartOver,
     /// `SELECT binlog_gtid_pos(file, pos)`: the one answer that needs the log; the column's name comes along.
     GtidAt {
         column: String,
@@ -92,10 +94,23 @@ pub(crate) enum Reply {
     },
 }
 
+/// How a session's conversation began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Opening {
+    #[default]
+    Nothing,
+    /// With `SET NAMES`, and nothing else yet.
+    Names,
+    /// With `SET NAMES` and then not with what a replica asks first.
+    Middle,
+    Beginning,
+}
+
 /// The user variables of one session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Session {
     variables: BTreeMap<String, Option<String>>,
+    opening: Opening,
 }
 
 impl Session {
@@ -104,8 +119,29 @@ impl Session {
         self.variables.get(name).and_then(|v| v.as_deref())
     }
 
+    /// Whether this is the rest of a conversation that broke on another connection, so that what was set there is missing here.
+    ///
+    /// A replica that connects again lets its client library mend broken connections (`mysql_reconnect` in sql-common/client.c leaves it on):
+    /// the library logs in anew, says `SET NAMES`, and goes on with the statement at hand. A whole conversation has
+    /// `SELECT UNIX_TIMESTAMP()` behind that (`get_master_version_and_clock` in sql/slave.cc).
+    pub(crate) fn lacks_its_beginning(&self) -> bool {
+        let checksum = ["master_binlog_checksum", "source_binlog_checksum"];
+        matches!(self.opening, Opening::Names | Opening::Middle)
+            && checksum.iter().all(|name| self.variable(name).is_none())
+    }
+
     /// Answers a statement.
     pub(crate) fn answer(&mut self, sql: &str, facts: &Facts) -> Reply {
+        self.opening = match self.opening {
+            Opening::Nothing if starts_with(sql, "SET NAMES ") => Opening::Names,
+            Opening::Names if !starts_with(sql, "SELECT UNIX_TIMESTAMP()") => Opening::Middle,
+            Opening::Middle => Opening::Middle,
+            Opening::Nothing | Opening::Names | Opening::Beginning => Opening::Beginning,
+        };
+        if starts_with(sql, "SELECT @master_binlog_checksum") && self.lacks_its_beginning() {
+            // No value would be a fatal error for it (1593).
+            return Reply::StartOver;
+        }
         eval::answer(self, parse::parse(sql), facts)
     }
 
@@ -120,4 +156,8 @@ impl Session {
         self.variables.insert(name, value);
         Ok(())
     }
+}
+
+fn starts_with(sql: &str, words: &str) -> bool {
+    sql.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
 }
