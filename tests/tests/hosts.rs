@@ -96,8 +96,9 @@ fn what_runs_on_a_host_is_frozen_thawed_and_crashed_with_it_and_nothing_stays() 
 #[test]
 fn namespaces_of_dead_programs_are_swept_with_what_runs_in_them() {
     scenario("sweep", |_| {
-        let mut dead = Command::new("true").spawn()?;
-        let name = format!("batonbed-{}-0-db-1", dead.id());
+        // It lives until all stands: every test that makes a network sweeps.
+        let mut owner = Command::new("sleep").arg("600").spawn()?;
+        let name = format!("batonbed-{}-0-db-1", owner.id());
         let ip = |args: &[&str]| -> Result<()> {
             ensure!(Command::new("ip").args(args).status()?.success(), "ip {args:?}");
             Ok(())
@@ -107,9 +108,12 @@ fn namespaces_of_dead_programs_are_swept_with_what_runs_in_them() {
         // Its name changes once it has entered the namespace.
         let comm = format!("/proc/{}/comm", orphan.id());
         wait_until("the orphan to sleep", || Ok(std::fs::read_to_string(&comm)?), |name| name == "sleep\n")?;
-        dead.wait()?;
+        owner.kill()?;
+        owner.wait()?;
         let net = Net::new()?;
-        ensure!(!Path::new("/run/netns").join(&name).exists(), "{name} stays");
+        // Another test may be at it at this moment.
+        let stays = || Ok(Path::new("/run/netns").join(&name).exists());
+        wait_until("the namespace to be gone", stays, |stays| !stays)?;
         orphan.wait()?;
         ensure!(!procs::exists(orphan.id()), "what ran in {name} stays");
         drop(net);
