@@ -22,5 +22,5 @@ mod stand_in;
 mod start;
 
 pub use registry::{MAX_GONE, Registry, Replica, ReplicaIdentity, ReplicaState};
-pub(crate) use request::MIRROR_VARIABLE;
+pub(crate) use request::{MIRROR_VARIABLE, RELAY_VARIABLE};
 pub use server::{Options, Shared, serve};

@@ -36,6 +36,8 @@ pub struct ReplicaIdentity {
     pub peer: SocketAddr,
     /// Whether it is a registered replica (which the lag pollers ask) and not just a reader of the log.
     pub registered: bool,
+    /// Whether it is a relay: it applies nothing, and is not asked.
+    pub relay: bool,
 }
 
 /// What a replica's stream is doing.

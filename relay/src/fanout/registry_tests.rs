@@ -12,6 +12,7 @@ fn identity(connection: u32, server_id: u32) -> ReplicaIdentity {
         user: "repl".into(),
         peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
         registered: true,
+        relay: false,
     }
 }
 

@@ -12,6 +12,9 @@ const CAPABILITY_GTID: u32 = 4;
 /// Heartbeats come no more often than this, whatever a client asks for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
 
+/// User variable that a relay sets on whatever it follows: another relay need not ask it what it has applied.
+pub(crate) const RELAY_VARIABLE: &str = "baton_relay";
+
 /// User variable that a relay sets to have files as they are stored, to the byte: in its log they are named as here.
 pub(crate) const MIRROR_VARIABLE: &str = "baton_mirror";
 

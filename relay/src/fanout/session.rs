@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dump::{Dump, DumpEnd, describe};
 use super::registry::{ReplicaIdentity, ReplicaState};
-use super::request::DumpRequest;
+use super::request::{DumpRequest, RELAY_VARIABLE};
 use super::server::Shared;
 use super::sql::{Reply, Session, Table};
 use crate::config::ListenTls;
@@ -344,6 +344,7 @@ impl Client {
             user: self.user.clone(),
             peer: self.peer,
             registered: register.is_some(),
+            relay: self.session.variable(RELAY_VARIABLE).is_some(),
         };
         let (replica, older) = self.shared.registry.attach(identity, self.cancel.clone());
         for other in older {

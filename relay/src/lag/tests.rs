@@ -198,6 +198,7 @@ impl Rig {
             user: "repl".into(),
             peer: SocketAddr::from(([10, 0, 0, 1], 50_000)),
             registered: true,
+            relay: false,
         };
         let (replica, _) = self.registry.attach(identity, CancellationToken::new());
         replica.set_state(ReplicaState::Streaming);
@@ -406,6 +407,21 @@ async fn without_a_port_or_an_account_applied_is_null_and_the_error_says_what_to
     let report = rig.tracker.report_one("db-2").await.unwrap();
     assert_eq!(report.applied, None);
     assert!(report.error.unwrap().contains("lag.user"));
+}
+
+#[tokio::test]
+async fn a_relay_is_listed_with_what_it_has_received_and_never_asked_what_it_has_applied() {
+    let rig = Rig::new(true, 8);
+    let relay = ReplicaIdentity { report_host: "relay-2".into(), relay: true, ..rig.attach(2, 3306).identity.clone() };
+    let relay = ReplicaIdentity { connection: 77, server_id: 9002, report_port: 3307, ..relay };
+    let (replica, _) = rig.registry.attach(relay, CancellationToken::new());
+    replica.set_state(ReplicaState::Streaming);
+    replica.note_sent(rig.log.add(0), BYTES);
+    rig.until("db-2", |r| r.applied.is_some()).await;
+    let report = rig.tracker.report_one("relay-2").await.unwrap();
+    assert!(report.received.is_some() && report.applied.is_none(), "{report:?}");
+    assert!(report.error.unwrap().contains("is a relay"));
+    assert_eq!(rig.servers.lock().connects, 1, "the replica is asked, and nobody else");
 }
 
 #[tokio::test]

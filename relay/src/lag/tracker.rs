@@ -252,6 +252,9 @@ impl LagTracker {
             return Some("what it has applied is not asked: set lag.user and lag.password_file".into());
         }
         let identity = &replica.identity;
+        if identity.relay {
+            return Some("it is a relay: it applies nothing".into());
+        }
         (identity.report_port == 0).then(|| {
             format!(
                 "what it has applied can't be asked: server {} registered no port; set report_port in its configuration and \
@@ -332,7 +335,8 @@ impl<S: Sampler> Supervisor<S> {
     }
 
     fn poll(&mut self, key: ServerKey, server: Arc<Server>) {
-        let Some(sampler) = self.sampler.clone().filter(|_| server.address.port() != 0) else { return };
+        let askable = server.address.port() != 0 && !server.replica().identity.relay;
+        let Some(sampler) = self.sampler.clone().filter(|_| askable) else { return };
         let cancel = self.cancel.child_token();
         if let Some(older) = self.pollers.insert(key.clone(), cancel.clone()) {
             older.cancel();

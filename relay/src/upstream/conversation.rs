@@ -21,7 +21,7 @@ use super::error::StreamError;
 use super::plan::{Aim, LogEnd, ServerFacts};
 use super::status::SETTINGS;
 use super::stream::stream_error;
-use crate::fanout::MIRROR_VARIABLE;
+use crate::fanout::{MIRROR_VARIABLE, RELAY_VARIABLE};
 
 /// For an answer that makes the primary read up to a whole binlog file.
 const READ_FILE_LIMIT: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ pub(super) async fn ask(
         format!("SELECT {}", settings.join(", ")),
         format!(
             "SET @master_heartbeat_period= {period}, @master_binlog_checksum= @@global.binlog_checksum, \
-             @mariadb_slave_capability=4{mirror}"
+             @mariadb_slave_capability=4, @{RELAY_VARIABLE}=1{mirror}"
         ),
         "SELECT @master_binlog_checksum".to_owned(),
     ];

@@ -82,6 +82,7 @@ impl Scripted {
             user: "repl".into(),
             peer: "10.0.1.6:40000".parse().unwrap(),
             registered: true,
+            relay: false,
         };
         self.registry.attach(identity, CancellationToken::new()).0
     }
