@@ -74,6 +74,8 @@ pub enum Killed {
 pub enum Wanted {
     /// The server runs, if it may.
     Running,
+    /// It is started once to roll back what its data hold half done, and ends by itself.
+    RolledBack,
     /// It is stopped cleanly, and stays so.
     Stopped,
 }

@@ -145,7 +145,7 @@ async fn stay_stopped(core: &Core, cancel: &CancellationToken) -> bool {
     }
     tokio::select! {
         () = cancel.cancelled() => false,
-        running = wanted.wait_for(|w| *w == Wanted::Running) => running.is_ok(),
+        running = wanted.wait_for(|w| *w != Wanted::Stopped) => running.is_ok(),
     }
 }
 
@@ -182,7 +182,11 @@ async fn launch(core: &Core, command: &[String], start: &Start, quiet: bool) -> 
     core.contact.forget();
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
     // Beside the file: options on the command line win over all files.
-    let options = rolefile::arguments(start, quiet);
+    let mut options = rolefile::arguments(start, quiet);
+    if *core.host.wanted().borrow() == Wanted::RolledBack {
+        // `using_heuristic_recover` in MariaDB's sql/log.cc: done before anybody can connect, and the server exits with status 1.
+        options.push("--tc-heuristic-recover=ROLLBACK".to_owned());
+    }
     let mut spawned = Command::new(program)
         .args(arguments)
         .args(&options)

@@ -116,7 +116,7 @@ async fn run(
         duty.prepared = None;
     });
     changed.await.map_err(|e| e.to_string())?;
-    core.host.want(Wanted::Running);
+    roll_back(core).await;
     tell(core, "running: the server starts with the new data");
     match begin(core, number, &gtid, source).await {
         Ok(gtid) => {
@@ -230,6 +230,26 @@ fn exchange(datadir: &Path, copy: &Path, old: &Path) -> Result<(), String> {
         return Err(format!("{} can't be put in place: {error} (the old data: {back:?})", copy.display()));
     }
     Ok(())
+}
+
+/// Rolls back what the copy holds half done: transactions that an applier of the donor had prepared, and that waited for those before them to commit
+/// (`wait_for_prior_commit` in MariaDB's sql/sql_class.h). They are not in the copy's position, and the server would refuse to start with them.
+async fn roll_back(core: &Core) {
+    tell(core, "running: what the copy holds half done is rolled back");
+    let mut deaths = core.host.deaths();
+    core.host.want(Wanted::RolledBack);
+    let deadline = Instant::now() + SERVER;
+    while Instant::now() < deadline {
+        tokio::select! {
+            _ended = deaths.recv() => break,
+            () = sleep(LOOK) => {}
+        }
+        // Without a binlog there is nothing to roll back, and it runs.
+        if core.host.alive().is_some() && core.db.connect().await.is_ok() {
+            break;
+        }
+    }
+    core.host.want(Wanted::Running);
 }
 
 /// Gives the new server its position, and lets it follow.
