@@ -168,15 +168,17 @@ impl Client {
 
     /// Sends commands one behind the other without waiting in between, as the protocol allows, and reads their answers, the last within
     /// `longest`: a conversation costs one round trip. What the server refuses is the answer of that one alone; what comes behind it is carried out all the same.
+    /// `unanswered` goes behind them all: a command whose answer is a stream.
     ///
     /// Errors: the connection broke, or an answer is not to be understood or did not come.
     pub(super) async fn commands(
         &mut self,
         commands: &[(&str, Vec<u8>)],
         longest: Duration,
+        unanswered: Option<&[u8]>,
     ) -> Result<Vec<Result<Rows, StreamError>>, StreamError> {
         let mut packets = Vec::new();
-        for (_, payload) in commands {
+        for payload in commands.iter().map(|(_, payload)| payload.as_slice()).chain(unanswered) {
             write_packet(&mut packets, &mut 0, payload);
         }
         self.within(self.timeout, async |client| {
@@ -227,8 +229,7 @@ impl Client {
         }
     }
 
-    /// Sends a command whose answer is a stream.
-    pub(super) async fn send(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+    async fn send(&mut self, payload: &[u8]) -> Result<(), StreamError> {
         self.io.seq = 0;
         self.io.send(payload).await.map_err(|source| StreamError::Io { address: self.address.clone(), source })
     }

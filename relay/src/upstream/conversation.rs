@@ -75,7 +75,7 @@ pub(super) async fn ask(
     let commands: Vec<_> = statements.iter().map(|sql| (sql.as_str(), command::query(sql))).collect();
     // In one go: commits wait for this where a server has just been promoted.
     let longest = if place.is_some() { READ_FILE_LIMIT } else { Duration::ZERO };
-    let mut answers = client.commands(&commands, longest).await?.into_iter();
+    let mut answers = client.commands(&commands, longest, None).await?.into_iter();
     let mut next = || answers.next().unwrap_or_else(|| Ok(Rows::new()));
     let known = next()?.into_iter().next().and_then(|row| row.try_into().ok());
     let [server_id, gtid_binlog_pos]: [Option<String>; 2] = known.unwrap_or_default();
@@ -176,7 +176,10 @@ pub(super) async fn dump(
     let mut commands = vec![("COM_REGISTER_SLAVE", register.encode()?)];
     let semi_sync = "SET @rpl_semi_sync_slave= 1";
     commands.extend(acks.then(|| (semi_sync, command::query(semi_sync))));
-    for answer in client.commands(&commands, Duration::ZERO).await? {
+    let request =
+        BinlogDump { position, flags: DUMP_SEND_ANNOTATE_ROWS, server_id: context.server_id, file: file.to_owned() };
+    // Sent along: whatever is refused before ends the connection.
+    for answer in client.commands(&commands, Duration::ZERO, Some(&request.encode())).await? {
         answer.map_err(|e| match e {
             StreamError::Server { code: code::ACCESS_DENIED | code::SPECIFIC_ACCESS_DENIED, message, .. } => {
                 StreamError::Refused {
@@ -187,9 +190,7 @@ pub(super) async fn dump(
             other => other,
         })?;
     }
-    let request =
-        BinlogDump { position, flags: DUMP_SEND_ANNOTATE_ROWS, server_id: context.server_id, file: file.to_owned() };
-    client.send(&request.encode()).await
+    Ok(())
 }
 
 /// Asks for a GTID position, only to be told the name of the file that holds it.

@@ -400,7 +400,7 @@ impl ClusterPlan {
              loose_performance_schema = 0\ninnodb_buffer_pool_size = 64M\n{}\nkey_buffer_size = 1M\n\
              aria_pagecache_buffer_size = 4M\nmax_connections = 300\ntable_open_cache = 400\n\
              read_only = 1\n{skip}log_bin = mysql-bin\nlog_slave_updates\nrelay_log = relay-bin\n\
-             gtid_strict_mode = 1\nslave_parallel_threads = 4\nbinlog_format = ROW\nsync_binlog = 1\ninnodb_flush_log_at_trx_commit = 1\n\
+             gtid_strict_mode = 1\nslave_parallel_threads = 16\nbinlog_format = ROW\nsync_binlog = 1\ninnodb_flush_log_at_trx_commit = 1\n\
              rpl_semi_sync_master_timeout = 4294967295\nrpl_semi_sync_master_wait_point = AFTER_SYNC\n\
              rpl_semi_sync_master_wait_no_slave = ON\nslave_net_timeout = 5\n\
              {further}!include {}\n",

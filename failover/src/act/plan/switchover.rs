@@ -16,7 +16,7 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
         return Plan::wait(Vec::new(), Refusal { what: "switchover".to_owned(), why, hint });
     };
     if scene.revoked() {
-        return scene.take_over(candidate);
+        return scene.take_over(candidate, None);
     }
     let sight = verdict::sight(old, scene.facts, scene.policy);
     if sight.verdict.is_dead() {
@@ -36,7 +36,8 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
         Ok(None) => return Plan::of(vec![scene.block(old)]),
         Err(why) => return scene.take_back(old, &format!("writes on {old} could not be blocked: {why}")),
     };
-    let catch_up = scene.catch_up(candidate, blocked.gtid.as_deref().unwrap_or_default());
+    let end = blocked.gtid.as_deref().unwrap_or_default();
+    let catch_up = scene.catch_up(candidate, end);
     match scene.success(&catch_up) {
         Ok(Some(result)) if result.reached == Some(false) => {
             return scene.take_back(old, &format!("{candidate} did not catch up in time"));
@@ -53,7 +54,7 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
         {
             scene.take_back(old, &format!("the acker does not promise: {why}"))
         }
-        _ => scene.take_over(candidate),
+        _ => scene.take_over(candidate, scene.ready_meanwhile(candidate, end)),
     }
 }
 
@@ -94,8 +95,8 @@ impl Scene<'_> {
         }
     }
 
-    /// From the promise on: the tail is the truth, the candidate goes on as in a failover.
-    fn take_over(&self, candidate: &str) -> Plan {
+    /// From the promise on: the tail is the truth, the candidate goes on as in a failover. `meanwhile`: what it does while the acker promises.
+    fn take_over(&self, candidate: &str, meanwhile: Option<Step>) -> Plan {
         match self.truth() {
             Ok(truth) => {
                 let detail = format!("{} promises: tail {}", truth.relay, truth.tail.gtid);
@@ -105,12 +106,15 @@ impl Scene<'_> {
                 let commit = Step::Commit(Box::new(self.commit(state, history)));
                 Plan::of(self.ready_meanwhile(candidate, &truth.tail.gtid).into_iter().chain([commit]).collect())
             }
-            Err((steps, waiting)) => Plan { steps, waiting },
+            Err((mut steps, waiting)) => {
+                steps.extend(meanwhile);
+                Plan { steps, waiting }
+            }
         }
     }
 
-    /// What the candidate can do while the truth is recorded, since clients wait: that it is the one stands in etcd already, nothing is taken back any
-    /// more, and it has everything.
+    /// What the candidate can do while the acker promises and the truth is recorded, since clients wait: that it is the one stands in etcd already, and it
+    /// has everything up to `tail`, behind which nothing can be committed. Should the switchover be taken back, it is told to follow again.
     fn ready_meanwhile(&self, candidate: &str, tail: &str) -> Option<Step> {
         let has_all = self.progress.done(&self.catch_up(candidate, tail)).is_some_and(|r| r.reached != Some(false));
         let prepare = self.order(candidate, OrderKind::Prepare {});

@@ -56,14 +56,15 @@ impl Family for MariaDb {
     }
 
     async fn prepare(&self, server: &Server<'_>, before: Option<Prepared>) -> Result<OrderResult, Refusal> {
-        let mut session = server.session().await?;
+        let (session, second) = tokio::join!(server.session(), server.session());
+        let (mut session, mut second) = (session?, second?);
         let is_replica = session.first::<Row>("SHOW SLAVE STATUS").await?.is_some();
         if !is_replica {
             if let Some(told) = promote::told_before(&mut session, before).await? {
                 return promote::answer(&mut session, told).await;
             }
         }
-        let prepared = promote::make_ready(&mut session, is_replica).await?;
+        let prepared = promote::make_ready(&mut session, &mut second, is_replica).await?;
         promote::answer(&mut session, prepared).await
     }
 

@@ -126,16 +126,16 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
         duty.following = None;
         duty.blocked = None;
     });
-    let (noted, session) = tokio::join!(noted, core.db.connect());
+    let (noted, session, second) = tokio::join!(noted, core.db.connect(), core.db.connect());
     noted?;
-    let mut session = session?;
+    let (mut session, mut second) = (session?, second?);
     let is_replica = session.first::<Row>("SHOW SLAVE STATUS").await?.is_some();
     if !is_replica {
         if let Some(told) = told_before(&mut session, before.prepared).await? {
             return answer(&mut session, told).await;
         }
     }
-    let prepared = make_ready(&mut session, is_replica).await?;
+    let prepared = make_ready(&mut session, &mut second, is_replica).await?;
     let kept = prepared.clone();
     // Should this be lost, one more file is begun: the epoch is not recorded before this has answered.
     let noted = note(core, number, move |duty| {
@@ -145,22 +145,41 @@ pub(super) async fn prepare(core: &Core, number: OrderNumber) -> Result<OrderRes
     let (noted, told) = tokio::join!(noted, answer(&mut session, prepared));
     noted?;
     core.note_opened(None);
+    core.db.keep(second);
     core.db.keep(session);
     told
 }
 
-/// The steps of [`prepare`] on the server.
-pub(crate) async fn make_ready(session: &mut Session, is_replica: bool) -> Result<Prepared, SqlError> {
+/// The steps of [`prepare`] on the server. Two sessions, since both ways wait for the disk while nobody can write.
+pub(crate) async fn make_ready(
+    session: &mut Session,
+    second: &mut Session,
+    is_replica: bool,
+) -> Result<Prepared, SqlError> {
     // A semi-sync replica ends its dump thread at the source when it stops: a source that is gone is not waited for.
     let replica = "SET GLOBAL read_only=1, GLOBAL rpl_semi_sync_slave_enabled=OFF, GLOBAL rpl_semi_sync_slave_kill_conn_timeout=1";
     session.run(replica).await?;
-    if is_replica {
-        session.run_within("STOP SLAVE", DISK).await?;
-        session.run_within("RESET SLAVE ALL", DISK).await?;
+    let leave = async {
+        if is_replica {
+            session.run_within("STOP SLAVE", DISK).await?;
+            session.run_within("RESET SLAVE ALL", DISK).await?;
+        }
+        // Not while an applier may commit: it would wait for an acknowledgement.
+        session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
+        binlog_position(session).await
+    };
+    let begin_file = async {
+        let before = binlog_position(second).await?;
+        second.run_within("FLUSH BINARY LOGS", DISK).await?;
+        Ok((before, last_file(second).await?))
+    };
+    let (gtid, (before, mut first_file)) = tokio::try_join!(leave, begin_file)?;
+    if before != gtid {
+        // An applier was still at it, and what it wrote belongs to the file before.
+        second.run_within("FLUSH BINARY LOGS", DISK).await?;
+        first_file = last_file(second).await?;
     }
-    session.run("SET GLOBAL rpl_semi_sync_master_enabled=ON").await?;
-    session.run_within("FLUSH BINARY LOGS", DISK).await?;
-    Ok(Prepared { first_file: last_file(session).await?, gtid: binlog_position(session).await? })
+    Ok(Prepared { first_file, gtid })
 }
 
 /// What is told of it.
