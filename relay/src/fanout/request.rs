@@ -157,6 +157,7 @@ mod tests {
             assert_eq!(lacks(&rest), !has_checksum, "{rest:?}");
         }
         let mut torn = session(&["SET NAMES latin1"]);
+        assert!(torn.lacks_its_beginning(), "a dump at once");
         assert_eq!(torn.answer("SELECT @master_binlog_checksum", &Facts::default()), Reply::StartOver, "NULL stops it");
         assert!(!lacks(&[]), "a client that says nothing");
         assert!(!lacks(&whole[1..]), "a first connection");
@@ -166,6 +167,10 @@ mod tests {
         );
         assert!(!lacks(&["set names latin1", "select unix_timestamp()"]), "and when it comes again");
         assert!(!lacks(&["SET NAMES utf8mb4", "SET @master_binlog_checksum='NONE'"]), "a reader of changes");
+        assert!(
+            !lacks(&["SET NAMES utf8mb4", "SET AUTOCOMMIT = 0", "SET @slave_uuid='x'"]),
+            "one of a log without them"
+        );
     }
 
     #[test]

@@ -21,6 +21,20 @@ const MAX_USER_VARIABLES: usize = 64;
 /// Bytes of one user variable, at most (a GTID position of many domains is long).
 const MAX_VARIABLE_BYTES: usize = 1 << 20;
 
+/// What a MariaDB replica says behind its first question (`get_master_version_and_clock` in sql/slave.cc, semisync_slave.cc).
+const MIDDLE: [&str; 10] = [
+    "SHOW VARIABLES LIKE 'SERVER_ID'",
+    "SET @master_heartbeat_period",
+    "SELECT @master_binlog_checksum",
+    "SET skip_replication",
+    "SET @mariadb_slave_capability",
+    "SELECT binlog_gtid_pos(",
+    "SELECT @@GLOBAL.gtid_domain_id",
+    "SET @slave_",
+    "SHOW VARIABLES LIKE 'rpl_semi_sync_master_enabled'",
+    "SET @rpl_semi_sync_slave",
+];
+
 /// What the server side knows when it answers a statement.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -101,7 +115,7 @@ enum Opening {
     Nothing,
     /// With `SET NAMES`, and nothing else yet.
     Names,
-    /// With `SET NAMES` and then not with what a replica asks first.
+    /// With `SET NAMES` and then with what a replica says later.
     Middle,
     Beginning,
 }
@@ -122,8 +136,8 @@ impl Session {
     /// Whether this is the rest of a conversation that broke on another connection, so that what was set there is missing here.
     ///
     /// A replica that connects again lets its client library mend broken connections (`mysql_reconnect` in sql-common/client.c leaves it on):
-    /// the library logs in anew, says `SET NAMES`, and goes on with the statement at hand. A whole conversation has
-    /// `SELECT UNIX_TIMESTAMP()` behind that (`get_master_version_and_clock` in sql/slave.cc).
+    /// the library logs in anew, says `SET NAMES`, and goes on with the statement at hand. A whole conversation goes on with
+    /// `SELECT UNIX_TIMESTAMP()`. Other clients that begin with `SET NAMES` go on with something of their own.
     pub(crate) fn lacks_its_beginning(&self) -> bool {
         let checksum = ["master_binlog_checksum", "source_binlog_checksum"];
         matches!(self.opening, Opening::Names | Opening::Middle)
@@ -134,7 +148,7 @@ impl Session {
     pub(crate) fn answer(&mut self, sql: &str, facts: &Facts) -> Reply {
         self.opening = match self.opening {
             Opening::Nothing if starts_with(sql, "SET NAMES ") => Opening::Names,
-            Opening::Names if !starts_with(sql, "SELECT UNIX_TIMESTAMP()") => Opening::Middle,
+            Opening::Names if MIDDLE.iter().any(|words| starts_with(sql, words)) => Opening::Middle,
             Opening::Middle => Opening::Middle,
             Opening::Nothing | Opening::Names | Opening::Beginning => Opening::Beginning,
         };
