@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use baton_testbed::cluster::{Cluster, Fault, Ledger};
-use baton_testbed::{scenario, wait_for, wait_until};
+use baton_testbed::{Host, scenario, wait_for, wait_until};
 
 use crate::support::{goes_on, load, rounds};
 
@@ -143,8 +143,11 @@ fn follower_cut_off_from_everything_is_missed_by_nobody_and_spoils_nothing_when_
         let (ledger, intruded) = (Ledger::default(), Ledger::default());
         let writers = load(&cluster, &ledger)?;
         let (epoch, leader, old) = (cluster.epoch()?, cluster.leader()?.clone(), cluster.primary()?.clone());
-        let follower = cluster.controllers().iter().find(|c| c.name() != leader.name()).cloned();
-        let follower = follower.context("nobody follows")?;
+        // Not the one beside etcd's leader: without that etcd elects another, which may take longer than the lease.
+        let etcd = cluster.etcd().leader()?.endpoint();
+        let spared = |host: &Host| etcd.contains(&format!("//{}:", host.ip()));
+        let mut followers = cluster.controllers().iter().filter(|c| c.name() != leader.name() && !spared(c.host()));
+        let follower = followers.next().cloned().context("nobody follows")?;
         let term = cluster.etcd().get(&cluster.key("leader"))?.map(|entry| entry.create_revision);
         follower.host().isolate()?;
         let told = || follower.json("/v1/cluster").map(|view| view["problems"].to_string());
