@@ -30,6 +30,8 @@ const GROUP_BYTES: usize = 8 << 20;
 const GROUP_BATCHES: usize = 16 * 1024;
 /// Small batches are joined up to this size: one write, and one chunk for the readers.
 const JOIN: usize = 256 * 1024;
+/// Longest time for which the thread does not look at its queue.
+const GATHER: Duration = Duration::from_millis(5);
 /// Bytes of an unfinished transaction between two syncs.
 const SYNC_EVERY: u64 = 8 << 20;
 const MARK_EVERY: Duration = Duration::from_secs(1);
@@ -109,7 +111,7 @@ impl Writer {
         loop {
             let job = match self.stash.take() {
                 Some(job) => job,
-                None => match jobs.recv_timeout(self.until_sync().map_or(TICK, |left| left.min(TICK))) {
+                None => match self.wait(jobs) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
                         if self.until_sync().is_some_and(|left| left.is_zero()) {
@@ -145,6 +147,15 @@ impl Writer {
             self.housekeeping();
         }
         self.finish();
+    }
+
+    /// The next job. Where a sync is put off, what comes meanwhile gathers: nobody waits for it to be written, and each wake-up would take a core
+    /// from whoever commits.
+    fn wait(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+        if let Some(left) = self.until_sync().filter(|left| !left.is_zero()) {
+            std::thread::sleep(left.min(GATHER));
+        }
+        jobs.recv_timeout(self.until_sync().map_or(TICK, |left| left.min(TICK)))
     }
 
     /// Takes what else waits, and writes it.

@@ -159,6 +159,11 @@ impl Reading<'_> {
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
             // What was whole before an error is worth keeping.
             ingest.flush(now);
+            if self.context.ack == Ack::Received {
+                // Before the log has it: whatever comes first there competes with the primary's commits. Not where the log has failed.
+                self.appender.check()?;
+                self.acknowledge(ingest.whole_position()).await?;
+            }
             perform(self.context, self.appender, self.aim, self.server_id, &mut ingest).await?;
             let begins = first_event.is_none() && ingest.counts.events > 0;
             if begins {
@@ -171,9 +176,6 @@ impl Reading<'_> {
                 self.context.set_streaming(semi_sync && self.after.is_none());
             }
             self.count(&mut ingest);
-            if self.context.ack == Ack::Received {
-                self.acknowledge(ingest.whole_position()).await?;
-            }
             self.buf.reserve(READ_BYTES.max(deframer.min_buffer()));
             let read = loop {
                 tokio::select! {

@@ -44,19 +44,23 @@ pub(crate) fn measure(
             let relay = [Some(&durable), None, Some(&received), None][acker];
             match relay {
                 Some(relay) => {
-                    replica.sql("STOP SLAVE; SET GLOBAL rpl_semi_sync_slave_enabled=OFF; START SLAVE")?;
+                    // It rests meanwhile: as nobody but the replica is attached in its turn, so nobody but the relay in this one.
+                    replica.sql("STOP SLAVE; SET GLOBAL rpl_semi_sync_slave_enabled=OFF")?;
                     relay.restart()?;
                     let state = || Ok(relay.status()?["upstream"]["acking"].clone());
                     wait_until("the relay to acknowledge", state, |acking| *acking == json!(true))?;
                 }
                 None => {
-                    let sync = if acker == 1 { 1 } else { 10_000 };
-                    replica.sql(&format!(
-                        "STOP SLAVE; SET GLOBAL rpl_semi_sync_slave_enabled=ON; SET GLOBAL sync_relay_log={sync}; START SLAVE"
-                    ))?;
+                    // What it missed while it rested comes without syncs, of which there would be one for each event.
+                    replica.sql(
+                        "STOP SLAVE; SET GLOBAL rpl_semi_sync_slave_enabled=ON; SET GLOBAL sync_relay_log=10000; START SLAVE",
+                    )?;
+                    wait_caught_up(primary, replica)?;
+                    if acker == 1 {
+                        replica.sql("SET GLOBAL sync_relay_log=1")?;
+                    }
                 }
             }
-            wait_caught_up(primary, replica)?;
             // The primary takes a closed acker for one until it sends to it in vain.
             let ackers = || {
                 primary.sql("INSERT INTO test.acks (number) VALUES (0)")?;
