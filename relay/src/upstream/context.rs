@@ -7,6 +7,7 @@ use std::time::Duration;
 use baton_cluster::store::Snapshot;
 use tokio::sync::watch as channel;
 
+use super::ahead::Ahead;
 use super::client::Login;
 use super::cluster::Announced;
 use super::error::StreamError;
@@ -34,6 +35,8 @@ pub(super) struct Context {
     pub(super) status: channel::Sender<UpstreamStatus>,
     /// The cluster as etcd tells it; `None` where the relay stands alone.
     pub(super) cluster: Option<channel::Receiver<Arc<Snapshot>>>,
+    /// A login that was made before it is needed.
+    pub(super) ahead: Ahead,
     /// What the relay tells the cluster of itself.
     pub(super) announced: Option<Announced>,
 }

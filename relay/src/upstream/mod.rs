@@ -4,6 +4,7 @@
 //! and was verified; contradicting histories are never merged but told, with what resolves them.
 
 mod ack;
+mod ahead;
 mod backoff;
 mod behind;
 mod client;
@@ -43,6 +44,7 @@ pub use control::{Control, Order, PromiseAnswer, PromiseError, Tail};
 pub use error::StreamError;
 pub use status::{Followed, SemiSync, UpstreamState, UpstreamStatus};
 
+use self::ahead::Ahead;
 use self::client::Login;
 use self::cluster::Cluster;
 use self::context::Context;
@@ -167,6 +169,7 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
         metrics,
         status,
         cluster: source.snapshots(),
+        ahead: Ahead::default(),
         announced,
     };
     context.set_promised(promise.current());
@@ -182,6 +185,7 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
             () = sleep(RETRY), if retry => continue,
             () = supervise(&context, &mut appender, &target), if follows => break,
             () = watch::run(&context, &target), if !target.paths.is_empty() => break,
+            () = context.ahead.keep(&context.login, context.cluster.clone(), &context.name) => break,
         };
         match order {
             Some(Order::Promise(grant, answer)) => {

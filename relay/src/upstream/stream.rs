@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::ack::{AckGate, Due};
 use super::client::{Client, Login};
 use super::context::Context;
-use super::conversation::{ask, dump, learn_file};
+use super::conversation::{Asked, ask, dump, learn_file};
 use super::doubt::Doubt;
 use super::error::StreamError;
 use super::ingest::{Effect, Ingest, Start};
 use super::naming::Naming;
-use super::plan::{Aim, Plan, plan};
+use super::plan::{Aim, LogEnd, Plan, plan};
 use crate::clock::Micros;
 use crate::config::{Ack, Address};
 use crate::failpoint;
@@ -62,9 +62,8 @@ pub(super) async fn run(
     let Path { address, aim } = path;
     // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
     let head = appender.settle().await?;
-    let mut client = Client::connect(address, &context.login).await?;
     let end = head.as_ref().and_then(|h| context.log_end(h, aim));
-    let facts = ask(context, &mut client, aim, end.as_ref(), target.acks).await?;
+    let (mut client, facts) = converse(context, address, aim, end.as_ref(), target.acks).await?;
     context.note_server(&client.address, facts.server.server_id, &client.greeting.version);
 
     let planned = plan(context.server_id, aim, &context.start, end.as_ref(), &facts.server)?;
@@ -108,6 +107,26 @@ pub(super) async fn run(
         known_behind: end.as_ref().is_some_and(|e| !facts.server.gtid_binlog_pos.covers(&e.gtid)),
     };
     reading.read(Ingest::new(start), first_event).await
+}
+
+/// Logs in, unless that was done before, and asks what has to be known before the stream.
+async fn converse(
+    context: &Context,
+    address: &Address,
+    aim: &Aim,
+    end: Option<&LogEnd>,
+    acks: bool,
+) -> Result<(Client, Asked), StreamError> {
+    if let Some(mut client) = context.ahead.take(address) {
+        match ask(context, &mut client, aim, end, acks).await {
+            Ok(facts) => return Ok((client, facts)),
+            // It was idle, and may have been cut off.
+            Err(error) => tracing::debug!(%address, %error, "the login made before is of no use"),
+        }
+    }
+    let mut client = Client::connect(address, &context.login).await?;
+    let facts = ask(context, &mut client, aim, end, acks).await?;
+    Ok((client, facts))
 }
 
 /// An error packet in place of an event.
