@@ -187,6 +187,14 @@ impl Session {
         self.run_as(statement, statement, limit).await
     }
 
+    /// As [`run`](Self::run) for a long statement: errors call it `what`.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub async fn run_called(&mut self, statement: &str, what: &str) -> Result<(), SqlError> {
+        self.run_as(statement, what, self.limit).await
+    }
+
     /// As [`run`](Self::run) for a statement that must not be shown: errors call it `what`, and leave out the server's text.
     ///
     /// # Errors
