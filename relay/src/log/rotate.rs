@@ -2,6 +2,7 @@
 //! between leaves nothing that is not known.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use baton_wire::event::FIRST_EVENT;
 use baton_wire::gtid::GtidPosition;
@@ -63,7 +64,7 @@ impl Writer {
         meta.store(&*log.storage)?;
         *stored = meta.clone();
         drop(stored);
-        self.close_tail();
+        self.leave_tail();
         self.sync_mark();
         let name = meta.file_name(spec.number).unwrap_or_default();
         let base = lock(&log.live).tally.clone();
@@ -84,12 +85,15 @@ impl Writer {
         self.gtid.clone()
     }
 
-    fn close_tail(&mut self) {
+    /// Leaves the file that was written: what closes it waits until nothing else does.
+    fn leave_tail(&mut self) {
+        self.do_later();
         let Some(tail) = self.tail.take() else { return };
         if tail.whole > FIRST_EVENT {
             let (offset, gtid, tally) = (tail.whole, self.gtid.clone(), tail.tally.clone());
             let arrived = tail.segment.last_arrival();
-            tail.close(Entry { offset, gtid, tally, arrived });
+            self.later.close = Some((tail, Entry { offset, gtid, tally, arrived }));
+            self.later.since = Some(Instant::now());
             return;
         }
         // Nothing was ever in it.
@@ -98,6 +102,44 @@ impl Writer {
         for name in [index::name(&name), arrivals::name(&name), crcs::name(&name), name] {
             // What stays is removed by the next start.
             let _ = log.storage.remove(&name);
+        }
+    }
+}
+
+/// What follows from the beginning of a file and need not be durable before the next commit is: after a crash it is found out anew.
+#[derive(Default)]
+pub(super) struct Later {
+    /// Closes the file before: its index and arrival times, and gives back what was allocated ahead.
+    close: Option<(Tail, Entry)>,
+    /// The description has changed: the position at which an epoch began is known.
+    store: bool,
+    since: Option<Instant>,
+}
+
+impl Later {
+    /// The description is to be stored.
+    pub(super) fn store(&mut self) {
+        self.store = true;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// How long something waits already; `None` if nothing does.
+    pub(super) fn waits(&self) -> Option<Duration> {
+        self.since.map(|since| since.elapsed())
+    }
+}
+
+impl Writer {
+    /// Does what was put off.
+    pub(super) fn do_later(&mut self) {
+        let Later { close, store, .. } = std::mem::take(&mut self.later);
+        if let Some((tail, end)) = close {
+            tail.close(end);
+        }
+        if store {
+            if let Err(error) = lock(&self.log.meta).store(&*self.log.storage) {
+                tracing::warn!(%error, "the position at which the epoch began is not recorded");
+            }
         }
     }
 }

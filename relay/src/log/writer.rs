@@ -19,6 +19,7 @@ use super::error::{AppendError, StorageFailure};
 use super::index::Entry;
 use super::live::Recent;
 use super::mark::Mark;
+use super::rotate::Later;
 use super::segment::lock;
 use super::store::Log;
 use super::tail::Tail;
@@ -32,6 +33,9 @@ const GROUP_BATCHES: usize = 16 * 1024;
 const JOIN: usize = 256 * 1024;
 /// Longest time for which the thread does not look at its queue.
 const GATHER: Duration = Duration::from_millis(5);
+/// What can wait is done once nothing came for so long, or after the longest time that it may wait.
+const LATER: Duration = Duration::from_millis(20);
+const LATEST: Duration = Duration::from_secs(1);
 /// Bytes of an unfinished transaction between two syncs.
 const SYNC_EVERY: u64 = 8 << 20;
 const MARK_EVERY: Duration = Duration::from_secs(1);
@@ -72,6 +76,7 @@ pub(super) struct Writer {
     /// What the next sync makes visible, and when the last one was.
     unsynced: Option<Unsynced>,
     synced: Instant,
+    pub(super) later: Later,
     /// A job taken while a group was gathered.
     stash: Option<Job>,
     /// Bytes behind the head that were to be written last: with less room than that, a failed disk has not recovered.
@@ -91,6 +96,7 @@ impl Writer {
             gtid,
             unsynced: None,
             synced: now,
+            later: Later::default(),
             stash: None,
             wanted: 0,
         }
@@ -116,6 +122,9 @@ impl Writer {
                     Err(RecvTimeoutError::Timeout) => {
                         if self.until_sync().is_some_and(|left| left.is_zero()) {
                             self.sync_now();
+                        }
+                        if self.later.waits().is_some_and(|waited| waited >= LATER) {
+                            self.do_later();
                         }
                         self.housekeeping();
                         continue;
@@ -155,7 +164,8 @@ impl Writer {
         if let Some(left) = self.until_sync().filter(|left| !left.is_zero()) {
             std::thread::sleep(left.min(GATHER));
         }
-        jobs.recv_timeout(self.until_sync().map_or(TICK, |left| left.min(TICK)))
+        let tick = self.later.waits().map_or(TICK, |_| LATER);
+        jobs.recv_timeout(self.until_sync().map_or(tick, |left| left.min(tick)))
     }
 
     /// Takes what else waits, and writes it.
@@ -313,25 +323,20 @@ impl Writer {
         }
         tail.note_arrivals(&noted);
         self.write_mark();
-        if reset {
-            self.note_epoch_gtid(number);
+        if reset && self.note_epoch_gtid(number) {
+            self.later.store();
         }
     }
 
-    /// The first file of an epoch tells the position at which the epoch began.
-    fn note_epoch_gtid(&self, number: u64) {
-        let GtidPosition::MariaDb(list) = &self.gtid_at_start(number) else { return };
+    /// The first file of an epoch tells the position at which the epoch began. Whether that is to be stored.
+    fn note_epoch_gtid(&self, number: u64) -> bool {
+        let GtidPosition::MariaDb(list) = &self.gtid_at_start(number) else { return false };
         let mut meta = lock(&self.log.meta);
-        let mut changed = meta.clone();
-        let Some(epoch) = changed.epochs.last_mut() else { return };
-        if epoch.begin.0 != number || epoch.gtid.is_some() {
-            return;
-        }
+        let Some(epoch) = meta.epochs.last_mut().filter(|e| e.begin.0 == number && e.gtid.is_none()) else {
+            return false;
+        };
         epoch.gtid = Some(list.to_string());
-        match changed.store(&*self.log.storage) {
-            Ok(()) => *meta = changed,
-            Err(error) => tracing::warn!(%error, "the position at which the epoch began is not recorded"),
-        }
+        true
     }
 
     fn gtid_at_start(&self, number: u64) -> GtidPosition {
@@ -359,6 +364,7 @@ impl Writer {
                 return Err(error);
             }
         }
+        self.do_later();
         Ok(Settled { head: log.head(), end: self.end() })
     }
 
@@ -436,6 +442,9 @@ impl Writer {
     }
 
     fn housekeeping(&mut self) {
+        if self.later.waits().is_some_and(|waited| waited >= LATEST) {
+            self.do_later();
+        }
         if self.mark.as_ref().is_some_and(Mark::is_dirty) && self.mark_synced.elapsed() >= MARK_EVERY {
             self.sync_mark();
         }
@@ -457,6 +466,7 @@ impl Writer {
     /// The clean end: nothing but whole transactions, all of it on disk.
     fn finish(&mut self) {
         self.sync_now();
+        self.do_later();
         let Some(tail) = &mut self.tail else { return self.sync_mark() };
         let cut = if tail.written > tail.whole { tail.cut() } else { Ok(()) };
         if let Err(error) = cut.and_then(|()| tail.sync()) {
