@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_wire::checksum::ChecksumAlg;
+use baton_wire::event::{FIRST_EVENT, FormatDescription, Rotate};
 use baton_wire::gtid::mariadb::GtidList;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -11,10 +12,11 @@ use tokio::time::Instant;
 
 use super::dump::{Dump, DumpEnd, client_said};
 use super::emit::{Emitter, Filter};
+use super::headers::read_header_events;
 use super::registry::ReplicaState;
 use super::request::StartFrom;
 use super::start::{Begin, Resolution, resolve};
-use crate::log::Head;
+use crate::log::{Head, LogPos};
 
 /// Between two looks at the log, however fast the head moves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -25,7 +27,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// Position that heartbeats name: the highest that every client reads, for a client must not be told a lower one than it has.
 const HELD_POSITION: u64 = u32::MAX as u64;
-/// File that heartbeats name where the client has named none.
+/// File that heartbeats to relays name.
 const HELD_FILE: &str = "held";
 
 impl Dump<'_> {
@@ -37,6 +39,7 @@ impl Dump<'_> {
         // Not counted anew with each look: a head that moves all the time would keep the heartbeats away.
         let mut sent = Instant::now();
         let mut told = false;
+        let mut file = Told::Nothing;
         loop {
             heads.mark_unchanged();
             let log = Arc::clone(self.log);
@@ -71,7 +74,7 @@ impl Dump<'_> {
                     read = self.stream.read(&mut probe) => client_said(read, &probe)?,
                     () = tokio::time::sleep_until(beat) => {
                         if self.request.heartbeat.is_some() {
-                            self.held_heartbeat(&mut emitter).await?;
+                            self.held_heartbeat(&mut emitter, &mut file).await?;
                         }
                         sent = Instant::now();
                     }
@@ -80,15 +83,58 @@ impl Dump<'_> {
         }
     }
 
-    async fn held_heartbeat(&mut self, emitter: &mut Emitter) -> Result<(), DumpEnd> {
-        // One that comes by file is told of no other; one that comes by GTID takes any name, but no longer an empty one (MariaDB 10.11.19).
-        let file = match &self.request.start {
-            StartFrom::File { name, .. } if !name.is_empty() => name,
-            _ => HELD_FILE,
-        };
+    async fn held_heartbeat(&mut self, emitter: &mut Emitter, told: &mut Told) -> Result<(), DumpEnd> {
+        let mut out = Vec::with_capacity(512);
+        if *told == Told::Nothing {
+            *told = self.tell_file(emitter, &mut out).await?;
+        }
+        let Told::File(file) = told else { return Ok(()) };
         let beat = self.heartbeat_event(file, HELD_POSITION, emitter.checksum());
-        let mut out = Vec::with_capacity(128);
         emitter.own(&mut out, &beat)?;
         self.write(&out, emitter.sequence()).await
     }
+
+    /// The file that heartbeats are to name. A client that comes by file knows it. One that comes by GTID knows none, or one of another server's, and servers
+    /// are of different minds about that: MariaDB 10.11.14 stops at any other name than the one it knows, 10.11.19 at an empty one. So it is told of
+    /// a file first, as at the beginning of a stream: its name, and how its events are read. (A relay would take that file for the one which holds its position, and does
+    /// not look at what heartbeats name.)
+    async fn tell_file(&self, emitter: &mut Emitter, out: &mut Vec<u8>) -> Result<Told, DumpEnd> {
+        match &self.request.start {
+            StartFrom::File { name, .. } if !name.is_empty() => return Ok(Told::File(name.clone())),
+            _ if self.replica.identity.relay => return Ok(Told::File(HELD_FILE.to_owned())),
+            _ => {}
+        }
+        let Some((number, file)) =
+            self.log.head().and_then(|head| Some((head.pos.file, self.log.file_name(head.pos.file)?)))
+        else {
+            return Ok(Told::Nothing);
+        };
+        // Should it be gone in this moment, the next heartbeat finds another one: a client that waits is not sent away for that.
+        let Ok(mut reader) = self.log.reader(LogPos { file: number, offset: FIRST_EVENT }) else {
+            return Ok(Told::Nothing);
+        };
+        let Ok(headers) = read_header_events(&mut reader, number).await else { return Ok(Told::Nothing) };
+        if headers.format.checksum == ChecksumAlg::Crc32 && self.request.checksum.is_none() {
+            // It will be refused once its position is here.
+            return Ok(Told::Never);
+        }
+        let rotate = Rotate { position: FIRST_EVENT, file: file.clone() };
+        emitter.own(out, &rotate.artificial(self.server_id, emitter.checksum()))?;
+        let mut format = headers.format_event;
+        FormatDescription::as_sent_mid_file(&mut format, false);
+        emitter.own(out, &format)?;
+        emitter.set_checksum(headers.format.checksum);
+        Ok(Told::File(file))
+    }
+}
+
+/// What a held client has been told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing yet: the log has no file that could be named. Without heartbeats the client comes again after a while.
+    Nothing,
+    /// There is nothing that it would understand.
+    Never,
+    /// This file, which heartbeats name from here on.
+    File(String),
 }

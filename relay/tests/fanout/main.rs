@@ -106,10 +106,17 @@ async fn a_held_client_hears_of_us_while_the_head_moves_and_then_gets_its_stream
     client.dump("", 4, 2).await;
     let (heard, mut enough) = tokio::sync::oneshot::channel();
     let listening = tokio::spawn(async move {
+        // A server stops over a heartbeat that names another file than the one it was told of, or none.
+        let named = client.next().await;
+        assert_eq!(named.event().kind, EventKind::ROTATE);
+        assert_eq!(client.next().await.event().kind, EventKind::FORMAT_DESCRIPTION);
         for _ in 0..2 {
             let got = client.next().await;
             // No client may be told a lower position than it has.
             assert_eq!((got.event().kind, got.event().log_pos), (EventKind::HEARTBEAT, u32::MAX));
+            let (in_heartbeat, in_rotate) =
+                (&got.bytes[19..got.bytes.len() - 4], &named.bytes[27..named.bytes.len() - 4]);
+            assert_eq!((in_heartbeat, in_rotate), (&b"mysql-bin.000001"[..], &b"mysql-bin.000001"[..]));
         }
         heard.send(()).unwrap();
         let mut rest = Vec::new();
