@@ -154,6 +154,8 @@ pub struct Entry {
     pub create_revision: u64,
     /// Revision of the last change.
     pub mod_revision: u64,
+    /// The lease with which it ends; empty: it stays.
+    pub lease: String,
 }
 
 /// A change that a watch saw.
@@ -324,6 +326,13 @@ impl Etcd {
         self.ask("/v3/kv/deleterange", &json!({"key": encode(key.as_bytes())})).map(drop)
     }
 
+    /// Ends the lease of a key, as etcd does when nobody has kept it alive in time; all keys of that lease are gone with it.
+    pub fn end_lease_of(&self, key: &str) -> Result<()> {
+        let lease = self.get(key)?.map(|entry| entry.lease).filter(|lease| !lease.is_empty());
+        let lease = lease.with_context(|| format!("{key} has no lease"))?;
+        self.ask("/v3/lease/revoke", &json!({"ID": lease})).map(drop)
+    }
+
     /// Every change below `prefix` from now on, as long as the member that answers lives. Returns once the watch stands.
     pub fn watch(&self, prefix: &str) -> Result<Receiver<Change>> {
         let (key, range_end) = range(prefix);
@@ -392,6 +401,8 @@ fn entry(found: &Value) -> Result<(String, Entry)> {
     let number = |field: &str| found[field].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     let value = text("value")?;
     let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
-    let entry = Entry { value, create_revision: number("create_revision"), mod_revision: number("mod_revision") };
+    let lease = found["lease"].as_str().unwrap_or_default().to_owned();
+    let entry =
+        Entry { value, create_revision: number("create_revision"), mod_revision: number("mod_revision"), lease };
     Ok((text("key")?, entry))
 }

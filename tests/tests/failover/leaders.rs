@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use baton_testbed::cluster::{Cluster, Fault, Ledger};
+use baton_testbed::cluster::{Cluster, Daemon, Fault, Ledger};
 use baton_testbed::{Host, scenario, wait_for, wait_until};
 
 use crate::support::{goes_on, load, rounds};
+use crate::switchovers::switchover_struck_in;
 
 /// A failover whose leader gets `strike` as soon as the state says `phase`; then it gets `mend`.
 fn leader_struck_in(
     cluster: &Cluster,
     phase: &str,
-    strike: impl Fn(&baton_testbed::cluster::Daemon) -> Result<()>,
-    mend: impl Fn(&baton_testbed::cluster::Daemon) -> Result<()>,
+    strike: impl Fn(&Daemon) -> Result<()>,
+    mend: impl Fn(&Daemon) -> Result<()>,
 ) -> Result<()> {
     let (ledger, intruded) = (Ledger::default(), Ledger::default());
     let writers = load(cluster, &ledger)?;
@@ -52,6 +53,25 @@ fn leader_frozen_in_a_promotion_and_thawed_after_its_successor_finished_spoils_n
         let cluster = bed.cluster().controllers(2).start()?;
         for phase in ["fencing", "promoting"] {
             leader_struck_in(&cluster, phase, |leader| leader.freeze(), |leader| leader.thaw())?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn leader_whose_lease_ends_in_any_phase_of_a_change_leads_on_under_a_new_term_or_is_succeeded() {
+    scenario("lease_ends", |bed| {
+        let cluster = bed.cluster().controllers(2).start()?;
+        let key = cluster.key("leader");
+        let term = || cluster.etcd().get(&key).map(|entry| entry.map(|entry| entry.create_revision));
+        let strike = |_: &Daemon| cluster.etcd().end_lease_of(&key);
+        for phase in ["fencing", "catching_up", "promoting", "steady"] {
+            let before = term()?;
+            leader_struck_in(&cluster, phase, strike, |_| Ok(()))?;
+            let failed_over = term()?;
+            ensure!(failed_over.is_some() && failed_over != before, "the lease did not end in {phase}: {before:?}");
+            switchover_struck_in(&cluster, phase, strike, |_| Ok(()))?;
+            ensure!(term()? != failed_over, "the lease did not end in a switchover's {phase}: {failed_over:?}");
         }
         Ok(())
     });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use baton_testbed::cluster::{Cluster, Fault, Ledger};
+use baton_testbed::cluster::{Cluster, Daemon, Fault, Ledger};
 use baton_testbed::scenario;
 
 use crate::support::{load, rounds};
@@ -92,29 +92,39 @@ fn switchover_to_a_lagging_stopped_dead_or_unknown_node_is_refused_before_anythi
     });
 }
 
+/// A switchover whose leader gets `strike` as soon as the state says `phase`, and `mend` once it is over, one way or the other.
+pub(crate) fn switchover_struck_in(
+    cluster: &Cluster,
+    phase: &str,
+    strike: impl Fn(&Daemon) -> Result<()>,
+    mend: impl Fn(&Daemon) -> Result<()>,
+) -> Result<()> {
+    let (ledger, intruded) = (Ledger::default(), Ledger::default());
+    let writers = load(cluster, &ledger)?;
+    let (old, epoch, leader) = (cluster.primary()?.clone(), cluster.epoch()?, cluster.leader()?.clone());
+    let intruders = cluster.intruders(&intruded, &old)?;
+    let changes = cluster.watch_state()?;
+    let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60"])?;
+    cluster.wait_phase(&changes, phase, epoch)?;
+    strike(&leader)?;
+    let began = Instant::now();
+    writers.wait_more(50)?;
+    cluster.wait_settled()?;
+    mend(&leader)?;
+    let _whatever_it_was_told = asked.join();
+    writers.stop()?;
+    intruders.stop()?;
+    let (from, to) = (old.name(), cluster.primary()?.name().to_owned());
+    println!("leader struck in {phase}: {from} -> {to}, stall {} ms", ledger.stall(began).as_millis());
+    cluster.check(&[&ledger, &intruded])
+}
+
 #[test]
 fn switchover_whose_leader_dies_at_any_moment_is_finished_or_taken_back() {
     scenario("switchover_leader", |bed| {
         let cluster = bed.cluster().controllers(2).start()?;
         for phase in ["fencing", "catching_up", "promoting"] {
-            let (ledger, intruded) = (Ledger::default(), Ledger::default());
-            let writers = load(&cluster, &ledger)?;
-            let (old, epoch, leader) = (cluster.primary()?.clone(), cluster.epoch()?, cluster.leader()?.clone());
-            let intruders = cluster.intruders(&intruded, &old)?;
-            let changes = cluster.watch_state()?;
-            let asked = cluster.ctl_in_background(&["switchover", "--timeout", "60"])?;
-            cluster.wait_phase(&changes, phase, epoch)?;
-            leader.kill9()?;
-            let began = Instant::now();
-            writers.wait_more(50)?;
-            cluster.wait_settled()?;
-            leader.restart()?;
-            let _whatever_it_was_told = asked.join();
-            writers.stop()?;
-            intruders.stop()?;
-            let (from, to) = (old.name(), cluster.primary()?.name().to_owned());
-            println!("leader killed in {phase}: {from} -> {to}, stall {} ms", ledger.stall(began).as_millis());
-            cluster.check(&[&ledger, &intruded])?;
+            switchover_struck_in(&cluster, phase, |leader| leader.kill9(), |leader| leader.restart())?;
         }
         Ok(())
     });
