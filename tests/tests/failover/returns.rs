@@ -141,11 +141,21 @@ fn clone_of_a_donor_with_transactions_half_done_rolls_them_back_and_gets_them_ag
         lock.query("SELECT id FROM test.stray WHERE id = 1 FOR UPDATE")?;
         client.query("UPDATE test.stray SET id = 2 WHERE id = 1")?;
         client.query("INSERT INTO test.stray VALUES (7)")?;
-        let waits = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE = 'Waiting for prior transaction to commit'";
-        wait_until("the second to wait", || donor.value(waits), |count| count == "1")?;
-        clone(&cluster, &node)?;
-        let log = std::fs::read_to_string(bed.path("logs").join("db-3-server.log"))?;
-        ensure!(log.contains("Found 1 prepared transaction(s) in InnoDB"), "nothing was half done");
+        let prepared = || {
+            let status = donor.session()?.query("SHOW ENGINE INNODB STATUS")?;
+            let text = status.first().and_then(|row| row.get(2)?.as_deref()).unwrap_or_default();
+            Ok(text.contains("ACTIVE (PREPARED)"))
+        };
+        wait_until("the second to be prepared", prepared, |so| *so)?;
+        // Now and then a copy is taken as of a moment before (seen with 10.11.14, one of seven beside busy loops): such a one holds nothing half done.
+        let log = bed.path("logs").join("db-3-server.log");
+        let mut copies = 0;
+        while !std::fs::read_to_string(&log)?.contains("Found 1 prepared transaction(s) in InnoDB") {
+            ensure!(copies < 4, "nothing was half done in {copies} copies");
+            copies += 1;
+            donor.session()?.query("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")?;
+            clone(&cluster, &node)?;
+        }
         lock.query("ROLLBACK")?;
         let ids = || node.value("SELECT GROUP_CONCAT(id ORDER BY id) FROM test.stray");
         wait_until("both to be there", ids, |ids| ids == "2,7")?;
