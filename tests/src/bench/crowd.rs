@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use baton_testbed::{MariaDb, RelayProc, Story};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 
 use super::client::{From, Reader};
 use super::figures::{Goal, Spread};
@@ -18,8 +20,6 @@ const CROWDS: [(usize, u32, f64); 2] = [(10, 2000, 5.0), (1000, 200, 50.0)];
 const BOUND_MB: f64 = 150.0;
 /// Commits at the beginning that are not counted.
 const WARM_UP: usize = 100;
-/// For what a client does: it counts.
-const STACK: usize = 64 * 1024;
 /// Nothing has come for so long: what was to come has come.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -77,18 +77,10 @@ fn crowd(
     ensure!(beginning > 0 && size > 0, "{beginning} bytes before the first commit, {size} for it");
     others.iter_mut().try_for_each(|reader| reader.skim(beginning + size))?;
     let (committed, arrived) = thread::scope(|scope| {
-        let clients: Result<Vec<_>> = readers
-            .iter_mut()
-            .map(|reader| {
-                Ok(thread::Builder::new()
-                    .stack_size(STACK)
-                    .spawn_scoped(scope, move || arrivals(reader, size, count))?)
-            })
-            .collect();
+        let clients = scope.spawn(|| arrivals(&readers, size, count));
         let committed = commit(primary, rate, count, next)?;
-        let arrived: Result<Vec<_>> =
-            clients?.into_iter().map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?).collect();
-        anyhow::Ok((committed, arrived?))
+        let arrived = clients.join().map_err(|_| anyhow!("the clients panicked"))??;
+        anyhow::Ok((committed, arrived))
     })?;
     let mut delays = Spread::default();
     for client in &arrived {
@@ -129,17 +121,32 @@ fn taken(reader: &mut Reader) -> Result<u64> {
     }
 }
 
-/// When each of `count` commits of `size` bytes was there.
-fn arrivals(reader: &Reader, size: u64, count: usize) -> Result<Vec<Instant>> {
-    let mut socket = reader.socket();
-    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let (mut room, mut bytes, mut found) = ([0; 16 * 1024], 0, Vec::with_capacity(count));
-    while found.len() < count {
-        let n = socket.read(&mut room).context("a client was not fed")?;
-        ensure!(n > 0, "the relay closed the stream");
-        let now = Instant::now();
-        bytes += n as u64;
-        found.resize((usize::try_from(bytes / size)?).min(count), now);
+/// When each of `count` commits of `size` bytes was there, for each client. One thread reads for all: to wake a thread for each client would cost the cores more
+/// than to feed it does.
+fn arrivals(readers: &[Reader], size: u64, count: usize) -> Result<Vec<Vec<Instant>>> {
+    let readable = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (number, reader) in readers.iter().enumerate() {
+        epoll::add(&readable, reader.socket(), epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
     }
-    Ok(found)
+    let mut found: Vec<(u64, Vec<Instant>)> = readers.iter().map(|_| (0, Vec::with_capacity(count))).collect();
+    let (mut room, mut ready) = ([0; 16 * 1024], Vec::with_capacity(256));
+    let mut left = readers.len();
+    let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+    while left > 0 {
+        ready.clear();
+        epoll::wait(&readable, spare_capacity(&mut ready), Some(&patience))?;
+        ensure!(!ready.is_empty(), "{left} clients were not fed");
+        for event in &ready {
+            let number = usize::try_from(event.data.u64())?;
+            let (Some(reader), Some((bytes, found))) = (readers.get(number), found.get_mut(number)) else { continue };
+            let n = reader.socket().read(&mut room).context("a client was not fed")?;
+            ensure!(n > 0, "the relay closed the stream");
+            let now = Instant::now();
+            *bytes += n as u64;
+            let had_all = found.len() == count;
+            found.resize((usize::try_from(*bytes / size)?).min(count), now);
+            left -= usize::from(!had_all && found.len() == count);
+        }
+    }
+    Ok(found.into_iter().map(|(_, found)| found).collect())
 }
