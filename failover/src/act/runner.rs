@@ -373,7 +373,7 @@ impl Runner {
             return;
         };
         match &mut self.said.refusing {
-            Some((said, since, told)) if said == refusing => {
+            Some((said, since, told)) if alike(said, refusing) => {
                 // What is over in a moment was only the way of things.
                 if !*told && since.elapsed() >= WORTH_A_LINE {
                     *told = true;
@@ -383,6 +383,12 @@ impl Runner {
             other => *other = Some((refusing.clone(), Instant::now(), false)),
         }
     }
+}
+
+/// Whether two refusals say the same, but for numbers that grow while it lasts.
+fn alike(one: &Refusal, other: &Refusal) -> bool {
+    let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+    one.what == other.what && words(&one.why) == words(&other.why)
 }
 
 /// The state of etcd, if there is one.

@@ -191,6 +191,7 @@ impl Core {
             disk_ok: extra.disk_ok,
             address: address.held.map(|vip| vip.to_string()),
             address_error: address.error.or_else(no_interface),
+            carrier: address.carrier,
             self_fenced: duty.self_fenced,
             given_up: duty.given_up,
             last_order: [order.term, order.epoch, order.step],

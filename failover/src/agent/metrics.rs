@@ -155,6 +155,7 @@ mod tests {
             disk_ok: Some(true),
             address: None,
             address_error: None,
+            carrier: None,
             self_fenced: true,
             given_up: None,
             last_order: [0, 0, 0],

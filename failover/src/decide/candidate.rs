@@ -1,4 +1,4 @@
-//! Who is to be promoted: the freshest; among equals the one with the highest priority, then the one at the same site. Everybody else with the
+//! Who is to be promoted: the freshest; among equals one that clients can reach, then the one with the highest priority, then the one at the same site. Everybody else with the
 //! reason why not.
 
 use std::collections::BTreeMap;
@@ -65,6 +65,7 @@ pub fn choose(facts: &ClusterFacts, wanted: &Wanted<'_>) -> Choice {
                 ranked.push((
                     position::behind(&received, wanted.tail),
                     position::behind(&applied, wanted.tail),
+                    is_cut_off(facts, name),
                     std::cmp::Reverse(record.priority),
                     record.site != site,
                     name.clone(),
@@ -73,8 +74,13 @@ pub fn choose(facts: &ClusterFacts, wanted: &Wanted<'_>) -> Choice {
         }
     }
     ranked.sort();
-    choice.fit = ranked.into_iter().map(|r| r.4).collect();
+    choice.fit = ranked.into_iter().map(|r| r.5).collect();
     choice
+}
+
+/// Whether clients can't reach the virtual IP there, as far as the node's agent can tell.
+pub(super) fn is_cut_off(facts: &ClusterFacts, node: &str) -> bool {
+    facts.nodes.get(node).and_then(agent).is_some_and(|status| status.carrier == Some(false))
 }
 
 /// What the node's server has applied, and what it has applied or received.

@@ -27,6 +27,8 @@ pub struct Memory {
     pub lacking_for: Option<Duration>,
     /// How long the serving node's agent has not answered while its server lives.
     pub agent_lost_for: Option<Duration>,
+    /// How long the interface of the virtual IP has had no carrier on the serving node's host.
+    pub link_lost_for: Option<Duration>,
     /// How long the acker has not been able to acknowledge or to promise.
     pub acker_bad_for: Option<Duration>,
     /// Where the serving node's binlog ended when commits were last seen to wait for an ack; none: none waited.
@@ -81,6 +83,7 @@ impl Memory {
         self.disk_bad_for = lasts(status.is_some_and(|s| s.disk_ok == Some(false)), self.disk_bad_for);
         self.lacking_for = lasts(acker::lost_by_primary(facts).is_some(), self.lacking_for);
         self.agent_lost_for = lasts(agent_lost, self.agent_lost_for);
+        self.link_lost_for = lasts(status.is_some_and(|s| s.carrier == Some(false)), self.link_lost_for);
         self.acker_bad_for = lasts(acker::fault(facts).is_some(), self.acker_bad_for);
         // An operation under way is due by itself; a switchover is not until it has become a failover.
         let failing_over =

@@ -3,7 +3,7 @@
 use baton_cluster::{ClusterState, SwitchoverRequest};
 
 use super::acker::{self, Fault};
-use super::candidate::Choice;
+use super::candidate::{self, Choice};
 use super::fence::{self, Means};
 use super::verdict::{self, Verdict, agent};
 use super::{Action, Decision, Memory, Refusal, guard, upkeep};
@@ -43,6 +43,12 @@ pub(super) fn decide(
     if let Some(request) = &facts.request {
         return scene.asked_switchover(request, decision);
     }
+    let decision = match scene.leave_a_dead_link() {
+        None => decision,
+        Some(Ok((to, cause))) => return decision.act(Action::Switchover { to, request: None }, cause),
+        // Everything else goes on.
+        Some(Err(refusal)) => decision.refuse(refusal),
+    };
     let alive = verdict::sight(primary, facts, policy).verdict == Verdict::Alive;
     if alive && let Some(fault) = scene.acker_change_due() {
         return scene.change_acker(fault, decision);
@@ -193,6 +199,35 @@ impl Scene<'_> {
                 decision.act(action, refusal.why)
             }
         }
+    }
+
+    /// Clients do not reach the primary, whose server and host are well: where policy wants it, the host that they may reach to switch over to, and why. None if
+    /// that is not due. Links that come and go move it no more often than once in `valid_for`, and nothing moves while failover is paused or the guard holds.
+    fn leave_a_dead_link(&self) -> Option<Result<(String, String), Refusal>> {
+        self.memory.link_lost_for.filter(|lost| *lost >= self.policy.probe_timeout)?;
+        if !self.policy.switchover_when_link_lost || self.memory.phase_for < self.policy.valid_for {
+            return None;
+        }
+        let cause = format!("the virtual IP's interface on {} has no carrier", self.primary);
+        let refuse = |refusal: Refusal| {
+            let why = format!("{cause}; {}", refusal.why);
+            Some(Err(Refusal { what: "switchover".to_owned(), why, ..refusal }))
+        };
+        if let Err(refusal) = guard::allows(self.facts, self.policy) {
+            return refuse(refusal);
+        }
+        let mut refused = None;
+        for node in self.choice.fit.iter().filter(|node| !candidate::is_cut_off(self.facts, node)) {
+            match preflight(self.facts, self.memory, self.policy, Some(node)) {
+                Ok(to) => return Some(Ok((to, cause))),
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        refuse(refused.unwrap_or_else(|| Refusal {
+            what: "switchover".to_owned(),
+            why: format!("no other node could take over: {}", self.choice.summary()),
+            hint: "see the network of these hosts".to_owned(),
+        }))
     }
 
     fn standby(&self) -> Option<String> {

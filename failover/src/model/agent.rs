@@ -105,6 +105,9 @@ pub struct AgentStatus {
     pub address: Option<String>,
     /// Why the address could not be taken, or that it was lost.
     pub address_error: Option<String>,
+    /// Whether the interface of the virtual IP has a carrier; null: not known, or none is configured.
+    #[serde(default)]
+    pub carrier: Option<bool>,
     /// Whether this agent has fenced its server because it was cut off.
     pub self_fenced: bool,
     /// What the server was for when the cluster was given up: since then it is left alone; null: it was not given up.

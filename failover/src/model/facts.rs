@@ -150,6 +150,8 @@ pub struct Policy {
     pub catch_up_timeout: Duration,
     /// The primary's agent is gone for `valid_for` and its server lives: move the primary away (`agent_lost = "switchover"`).
     pub switchover_when_agent_lost: bool,
+    /// The interface of the virtual IP has no carrier on the primary's host: move the primary to a host that has one (`link_lost = "switchover"`).
+    pub switchover_when_link_lost: bool,
     /// Lifetime of the virtual IP, and of patience with a lost agent.
     pub valid_for: Duration,
     /// A disk that does not take writes for this long makes the primary unfit.
@@ -177,6 +179,7 @@ impl Default for Policy {
             max_lag: Duration::from_secs(5),
             catch_up_timeout: Duration::from_secs(30),
             switchover_when_agent_lost: true,
+            switchover_when_link_lost: false,
             valid_for: Duration::from_secs(5),
             disk_timeout: Duration::from_secs(5),
             start_grace: Duration::from_secs(10),

@@ -77,6 +77,7 @@ fn node(number: u32, primary: bool) -> NodeFacts {
         disk_ok: Some(true),
         address: primary.then(|| "10.0.0.100/24".to_owned()),
         address_error: None,
+        carrier: None,
         self_fenced: false,
         given_up: None,
         last_order: [0, 0, 0],

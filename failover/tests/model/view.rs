@@ -120,6 +120,7 @@ fn status(world: &World, s: usize, server: &Server) -> AgentStatus {
         disk_ok: Some(true),
         address: server.address.then(String::new),
         address_error: None,
+        carrier: None,
         self_fenced: server.self_fenced,
         given_up: None,
         last_order: [0, 0, 0],

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use baton_testbed::cluster::{Cluster, Fault, Ledger};
 use baton_testbed::{DEADLINE, Host, scenario, wait_for};
 
@@ -121,6 +121,34 @@ fn primary_whose_link_to_the_clients_is_dead_says_so_and_is_moved_by_a_switchove
         old.host().plug_cable("eth1")?;
         cluster.wait_settled()?;
         writers.wait_more(50)?;
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}
+
+#[test]
+fn primary_whose_link_to_the_clients_is_dead_is_moved_by_itself_where_policy_wants_it() {
+    scenario("moved_from_dead_link", |bed| {
+        let plan = bed.cluster().nodes(3).client_interface("eth1");
+        let cluster = plan.controllers_with("policy", "link_lost", "\"switchover\"").start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (epoch, old) = (cluster.epoch()?, cluster.primary()?.clone());
+        // One that clients can't reach either is not the place to go to.
+        let spare = cluster.nodes().iter().find(|node| node.name() != old.name()).context("one server")?;
+        spare.host().pull_cable("eth1")?;
+        old.host().pull_cable("eth1")?;
+        writers.wait_elsewhere(&old)?;
+        let now = cluster.wait_primary_other_than(&old)?;
+        ensure!(now.name() != spare.name(), "{} is cut off too", now.name());
+        let history = cluster.history(epoch + 1)?.to_string();
+        ensure!(history.contains("carrier") && history.contains("switchover"), "{history}");
+        for host in [old.host(), spare.host()] {
+            host.plug_cable("eth1")?;
+        }
+        cluster.wait_settled()?;
+        writers.wait_more(50)?;
+        ensure!(cluster.epoch()? == epoch + 1, "moved more than once: {}", cluster.state()?);
         writers.stop()?;
         cluster.check(&[&ledger])
     });

@@ -34,6 +34,8 @@ const RENEW: Duration = Duration::from_millis(900);
 const RETRY: Duration = Duration::from_millis(500);
 /// How long it counts that nobody had answered for the address.
 const ASKED: Duration = Duration::from_secs(2);
+/// Between two looks at the interface's carrier.
+const LOOK: Duration = Duration::from_millis(500);
 /// For the thread to obey; it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -44,6 +46,8 @@ pub struct AddressStatus {
     pub held: Option<Vip>,
     /// Why it could not be taken, or that it was lost.
     pub error: Option<String>,
+    /// Whether the interface has a carrier; none: not known.
+    pub carrier: Option<bool>,
 }
 
 /// Other nodes of the cluster, by hardware address.
@@ -90,6 +94,7 @@ impl Keeper {
             asked: None,
             tried: None,
             netlink: None,
+            looked: None,
             peers: Arc::clone(&peers),
         };
         std::thread::Builder::new().name("address".to_owned()).spawn(move || holder.run(&received))?;
@@ -210,6 +215,8 @@ struct Holder {
     /// When taking it last failed.
     tried: Option<Instant>,
     netlink: Option<Netlink>,
+    /// When the carrier was looked at.
+    looked: Option<Instant>,
     peers: Peers,
 }
 
@@ -217,8 +224,9 @@ impl Holder {
     /// Until the handle is gone. What is held then stays for its lifetime: a restarted agent takes it over.
     fn run(mut self, commands: &Receiver<Command>) {
         loop {
+            self.look();
             let wait = self.held.as_ref().map_or(REPEAT, |h| h.next.saturating_duration_since(Instant::now()));
-            match commands.recv_timeout(wait) {
+            match commands.recv_timeout(wait.min(LOOK)) {
                 Ok(Command::Hold(vip, done)) => {
                     self.hold(vip);
                     answer(done);
@@ -243,6 +251,16 @@ impl Holder {
             self.announce();
             self.expire();
         }
+    }
+
+    /// Looks at the carrier, also while the address is elsewhere: whoever takes it next should have one.
+    fn look(&mut self) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let carrier = link::carries(&self.interface).ok();
+        self.status.send_if_modified(|s| std::mem::replace(&mut s.carrier, carrier) != carrier);
     }
 
     fn hold(&mut self, vip: Vip) {
@@ -276,7 +294,7 @@ impl Holder {
         let link = self.asked.take().and_then(|asked| asked.link);
         let (index, now) = (self.add(vip, Lifetime::For(self.valid_for))?, Instant::now());
         self.held = Some(Held { vip, index, renewed: now, taken: now, announced: 0, next: now, link });
-        self.status.send_replace(AddressStatus { held: Some(vip), error: None });
+        self.status.send_modify(|s| (s.held, s.error) = (Some(vip), None));
         tracing::info!(%vip, interface = self.interface, "the virtual IP is held");
         Ok(())
     }
@@ -364,7 +382,7 @@ impl Holder {
                 }
             }
         }
-        self.status.send_if_modified(|s| std::mem::take(s) != AddressStatus::default());
+        self.status.send_if_modified(|s| s.held.take().is_some() | s.error.take().is_some());
     }
 
     fn announce(&mut self) {
@@ -385,7 +403,7 @@ impl Holder {
         if self.held.as_ref().is_some_and(|h| h.renewed.elapsed() > self.valid_for) {
             self.held = None;
             let error = Some(format!("it was lost: it could not be renewed for {:?}", self.valid_for));
-            self.status.send_replace(AddressStatus { held: None, error });
+            self.status.send_modify(|s| (s.held, s.error) = (None, error));
         }
     }
 

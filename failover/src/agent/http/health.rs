@@ -114,6 +114,7 @@ pub(super) mod tests {
             disk_ok: None,
             address: None,
             address_error: None,
+            carrier: None,
             self_fenced: false,
             given_up: None,
             last_order: [0, 0, 0],

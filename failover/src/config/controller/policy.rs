@@ -56,6 +56,9 @@ impl PolicyConfig {
         if let Some(switchover) = s.take(r, "agent_lost", |v| agent_lost(v.text()?)) {
             p.switchover_when_agent_lost = switchover;
         }
+        if let Some(switchover) = s.take(r, "link_lost", |v| link_lost(v.text()?)) {
+            p.switchover_when_link_lost = switchover;
+        }
         s.finish(r);
         if let Some(max) = guard.take(r, "max", |v| guard_max(v.integer()?)) {
             p.guard_max = max;
@@ -122,6 +125,8 @@ pub fn describe(policy: &Policy) -> Map<String, Value> {
     map.insert("on_missing".to_owned(), Value::from(force));
     let lost = if policy.switchover_when_agent_lost { "switchover" } else { "ignore" };
     map.insert("agent_lost".to_owned(), Value::from(lost));
+    let lost = if policy.switchover_when_link_lost { "switchover" } else { "tell" };
+    map.insert("link_lost".to_owned(), Value::from(lost));
     map
 }
 
@@ -138,6 +143,7 @@ fn set(policy: &mut Policy, key: &str, value: &Value) -> Result<(), String> {
         "unreachable" => text().and_then(unreachable).map(|v| policy.wait_for_self_fence = v),
         "on_missing" => text().and_then(on_missing).map(|v| policy.force_after = v),
         "agent_lost" => text().and_then(agent_lost).map(|v| policy.switchover_when_agent_lost = v),
+        "link_lost" => text().and_then(link_lost).map(|v| policy.switchover_when_link_lost = v),
         "guard_max" => {
             let number = value.as_i64().ok_or_else(|| "a whole number is wanted".to_owned());
             number.and_then(guard_max).map(|v| policy.guard_max = v)
@@ -192,6 +198,14 @@ fn agent_lost(text: &str) -> Result<bool, String> {
         "switchover" => Ok(true),
         "ignore" => Ok(false),
         _ => Err("allowed: \"switchover\", \"ignore\"".to_owned()),
+    }
+}
+
+fn link_lost(text: &str) -> Result<bool, String> {
+    match text {
+        "switchover" => Ok(true),
+        "tell" => Ok(false),
+        _ => Err("allowed: \"switchover\", \"tell\"".to_owned()),
     }
 }
 

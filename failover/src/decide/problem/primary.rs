@@ -142,7 +142,7 @@ pub(super) const ROWS: &[Row] = &[
         code: "primary_address",
         severity: Severity::Warning,
         meaning: "The virtual IP has trouble on the primary.",
-        hint: "see the interface on the node; batonctl switchover moves the primary to a host whose network is whole",
+        hint: "see the interface on the node; batonctl switchover moves the primary to a host whose network is whole, or policy.link_lost = \"switchover\" does",
         matches: |s| of_agent(s, |a| a.address.as_ref().and(a.address_error.clone())),
     },
     Row {

@@ -275,6 +275,44 @@ fn time_decides_where_the_faults_have_to_last() {
 }
 
 #[test]
+fn a_primary_that_clients_can_not_reach_is_moved_where_policy_wants_it_to_a_host_that_they_can() {
+    let told = Policy::default();
+    let moved = Policy { switchover_when_link_lost: true, ..Policy::default() };
+    let to = |decision: &Decision| match &decision.action {
+        Action::Switchover { to, request: None } => Some(to.clone()),
+        _ => None,
+    };
+    let mut facts = healthy();
+    facts.status("db-1").carrier = Some(false);
+    assert_eq!(after(60_000, &facts, &told).action, Action::Rest, "it is only told");
+    assert_eq!(to(&after(6000, &facts, &moved)).as_deref(), Some("db-2"));
+    assert_eq!(after(4999, &facts, &moved).action, Action::Rest, "no sooner after a change than valid_for");
+    let brief =
+        remembered(&healthy(), ms(60_000), &moved).observe(&facts, &moved, ms(10)).observe(&facts, &moved, ms(999));
+    assert_eq!(decide(&facts, &brief, &moved).action, Action::Rest, "a link that flickers");
+
+    facts.status("db-2").carrier = Some(false);
+    let decision = after(6000, &facts, &moved);
+    assert_eq!((to(&decision).as_deref(), decision.candidate.as_deref()), (Some("db-3"), Some("db-3")));
+    facts.paused = true;
+    let paused = after(6000, &facts, &moved);
+    assert!(to(&paused).is_none() && refusal(&paused).contains("carrier") && refusal(&paused).contains("paused"));
+    facts.paused = false;
+    facts.status("db-3").carrier = Some(false);
+    let nowhere = after(6000, &facts, &moved);
+    assert!(to(&nowhere).is_none() && refusal(&nowhere).contains("no other node"), "{:?}", nowhere.refusing);
+
+    let mut acker_too = facts.clone();
+    acker_too.lose_relay("relay-1");
+    let both = after(6000, &acker_too, &moved);
+    assert!(matches!(both.action, Action::ChangeAcker { .. }), "nothing else waits for that: {:?}", both.action);
+
+    // Who is dead is replaced all the same, if need be by one that clients can't reach yet: commits must not wait for a cable.
+    facts.kill("db-1");
+    assert!(fails_over(&after(6000, &facts, &moved)));
+}
+
+#[test]
 fn after_a_cold_start_the_last_primary_has_time_to_come_back() {
     let policy = Policy::default();
     let mut facts = healthy();
