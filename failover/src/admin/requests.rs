@@ -8,7 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http::Method};
-use baton_cluster::store::{Change, StoreError};
+use baton_cluster::store::{Change, Snapshot, StoreError};
 use baton_cluster::{Phase, SwitchoverRequest};
 use rand::Rng;
 use serde::de::DeserializeOwned;
@@ -29,6 +29,8 @@ use crate::model::ClusterFacts;
 const TAKEN_UP: Duration = Duration::from_secs(10);
 /// A switchover is not refused before its reason has lasted for so long: right after another operation what is known of the nodes is a moment old.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// An answer that has not come so long after the request has left etcd is lost.
+const LOST: Duration = Duration::from_millis(500);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// For the leader to answer a request that is handed on, beside what it may wait for.
@@ -228,6 +230,7 @@ fn patience(app: &App) -> Duration {
 /// Writes the request and waits until it is taken up; gives the epoch.
 async fn ask(app: &App, request: &SwitchoverRequest) -> Result<u64, ApiError> {
     let mut answers = app.answers.subscribe();
+    let before = app.picture()?.etcd.last_state().map_or(0, |state| state.epoch);
     let key = app.store.keys().request();
     let revision = match app.store.write(Change::new().expect(key.clone(), 0).put(key.clone(), request)).await {
         Ok(revision) => revision,
@@ -238,11 +241,22 @@ async fn ask(app: &App, request: &SwitchoverRequest) -> Result<u64, ApiError> {
         Err(error) => return Err(etcd_error(&error)),
     };
     let answered = async {
+        let mut gone = false;
         loop {
-            match answers.recv().await {
-                Ok(Answer { id, result }) if id == request.id => return Some(result),
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+            tokio::select! {
+                answer = answers.recv() => match answer {
+                    Ok(Answer { id, result }) if id == request.id => return Some(result),
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                },
+                // An answer is lost with the lead of whoever took the request up. Who hears nothing asks again, and would have it done twice.
+                () = sleep(LOST) => {
+                    let told = app.picture().ok().and_then(|p| became_of(&p.etcd, &request.id, revision, before));
+                    match told {
+                        Some(told) if gone => return Some(told),
+                        told => gone = told.is_some(),
+                    }
+                }
             }
         }
     };
@@ -261,6 +275,16 @@ async fn ask(app: &App, request: &SwitchoverRequest) -> Result<u64, ApiError> {
             Err(ApiError::unavailable(error, hint))
         }
     }
+}
+
+/// What etcd tells of a request that was written at a revision, in an epoch: none while it waits.
+fn became_of(etcd: &Snapshot, id: &str, written: i64, before: u64) -> Option<Result<u64, String>> {
+    let waits = etcd.request.as_ref().is_some_and(|request| request.value.id == id);
+    if etcd.revision < written || waits {
+        return None;
+    }
+    let epoch = etcd.last_state().map_or(0, |state| state.epoch);
+    Some(if epoch > before { Ok(before + 1) } else { Err("it was refused, and the reason is lost".to_owned()) })
 }
 
 /// Has the leader answer.

@@ -35,7 +35,8 @@ fn equal(one: &RelayProc, two: &RelayProc) -> Result<()> {
         let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(relay.data_dir().join("meta.json"))?)?;
         Ok(meta["epochs"].clone())
     };
-    ensure!(epochs(one)? == epochs(two)?, "{} and {}", epochs(one)?, epochs(two)?);
+    // Where an epoch began is stored a moment after it is known.
+    wait_until("equal descriptions", || Ok((epochs(one)?, epochs(two)?)), |(left, right)| left == right)?;
     Ok(())
 }
 
