@@ -187,8 +187,10 @@ fn lag_of_a_slow_applier_follows_it_row_by_row() {
             "SET sql_log_bin=0; CREATE TRIGGER test.slow BEFORE INSERT ON test.t FOR EACH ROW SET @x = SLEEP(0.03)",
         )?;
         replica.sql("STOP SLAVE SQL_THREAD; START SLAVE SQL_THREAD")?;
-        // Before it is asked for the first time nothing is known of it.
+        // Before it is asked for the first time nothing is known of it; and it may have been asked while its applier stood, and how its threads do is asked now and then.
         told_current(&relay, "slow")?;
+        let word = || Ok(Told::of(&relay, "slow")?.word("bottleneck").to_owned());
+        wait_until("its applier to be told as running", word, |word| word != "stopped")?;
 
         let base = sequence(&primary.gtid_binlog_pos()?)?;
         let rows = 100;
