@@ -1,7 +1,7 @@
 //! One client's stream: from its start position to the head, and on as the head moves.
 //!
 //! Owns the order of what goes out: artificial rotation, format description, position marker, events, heartbeats. Promises: nothing
-//! beyond the head goes out; memory stays within two buffers of [`READ_BYTES`] (half as much again where a chunk is framed for others too)
+//! beyond the head goes out; memory stays within two buffers of [`READ_BYTES`] (three times as much where a chunk is framed for others too)
 //! however far behind or slow the client is, and they are given back while it waits at the head.
 
 use std::sync::Arc;

@@ -13,9 +13,9 @@ use tokio::sync::OnceCell;
 use crate::log::LogPos;
 
 /// Distance of the places where chunks end, in bytes of a file; a chunk is half as long as that to half again as long.
-const CHUNK: u64 = 256 * 1024;
+const CHUNK: u64 = 512 * 1024;
 /// Chunks kept: more than the buffers of a connection hold, so that a client which was not scheduled for a while still finds its next one.
-const CHUNKS: usize = 128;
+const CHUNKS: usize = 64;
 /// Buffers kept to be used again.
 const SPARE: usize = 8;
 /// Deliveries to all clients together, in a second, above which those to one client are gathered.
