@@ -178,12 +178,16 @@ impl Reading<'_> {
             let parsed = self.take_all(&mut deframer, &mut ingest, now);
             // What was whole before an error is worth keeping.
             ingest.flush(now);
-            if self.context.ack == Ack::Received {
-                // Before the log has it: whatever comes first there competes with the primary's commits. Not where the log has failed.
+            let received = self.context.ack == Ack::Received;
+            if received && ingest.only_appends() {
+                // Before the log has it: whatever comes first there competes with the primary's commits. Not where the log has failed, or may refuse a file.
                 self.appender.check()?;
                 self.acknowledge(ingest.whole_position()).await?;
             }
             perform(self.context, self.appender, self.aim, self.server_id, &mut ingest).await?;
+            if received {
+                self.acknowledge(ingest.whole_position()).await?;
+            }
             let begins = first_event.is_none() && ingest.counts.events > 0;
             if begins {
                 *first_event = Some(Instant::now());

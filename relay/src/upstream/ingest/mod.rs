@@ -108,6 +108,11 @@ impl Ingest {
         (self.whole_taken > FIRST_EVENT).then_some(LogPos { file: number, offset: self.whole_taken })
     }
 
+    /// Whether all there is to do is to append bytes to the present file.
+    pub(super) fn only_appends(&self) -> bool {
+        self.effects.iter().all(|effect| matches!(effect, Effect::Append(_)))
+    }
+
     /// The next thing to do, if any.
     pub(super) fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
