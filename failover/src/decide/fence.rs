@@ -99,6 +99,22 @@ pub fn deputy(state: &ClusterState, holder: &str, facts: &ClusterFacts) -> Optio
     fit.into_iter().find(|name| facts.relays.get(name).is_some_and(|r| shortfall(state, &r.head).is_none()))
 }
 
+/// A standby whose log goes on beyond `tail`, the acker's word, because it has completed itself from the dead primary's binlog in this operation or in one that
+/// this one superseded; and the node whose agent can still prove it.
+pub fn rescued_beyond(state: &ClusterState, tail: &str, facts: &ClusterFacts) -> Option<(String, String)> {
+    let old = old_primary(state)?;
+    let node = facts.nodes.get(old).filter(|n| !n.record.has_no_agent())?;
+    agent(node)?;
+    let further = |name: &String| {
+        let relay = facts.relays.get(name)?;
+        let more = position::covers(&relay.head, tail) && position::beyond(&relay.head, tail).is_some();
+        (relay.promised > state.grant && more).then_some(())
+    };
+    let relay =
+        acker::standbys(facts, state, state.grant_holder.as_deref()).into_iter().find(|r| further(r).is_some())?;
+    Some((relay, old.to_owned()))
+}
+
 /// The node whose commits are in question: the one that serves, or the one that an operation replaces.
 pub fn old_primary(state: &ClusterState) -> Option<&str> {
     state.primary.as_deref().or(state.old_primary.as_deref())

@@ -265,13 +265,19 @@ impl World {
             Step::Promise { relay, grant } => self.promise(index(relay), *grant, message.term),
             Step::Rescue { relay, node, grant } => {
                 let (r, s) = (index(relay), index(node));
+                if self.etcd.state.phase != Phase::Fencing {
+                    return Outcome::Refused("the truth is known".to_owned());
+                }
+                let promised = self.promise(r, *grant, message.term);
+                if !matches!(promised, Outcome::Promised { .. }) {
+                    return promised;
+                }
                 let server = &self.servers[s];
-                let served = server.host == Host::Up && !server.runs && server.log.starts_with(&self.relays[r].log);
-                if !served || !self.relays[r].up {
+                if server.host != Host::Up || server.runs || !server.log.starts_with(&self.relays[r].log) {
                     return Outcome::Failed("nobody serves the end of the binlog".to_owned());
                 }
                 self.relays[r].log = server.log.clone();
-                self.promise(r, *grant, message.term)
+                told(r, &self.relays[r])
             }
             Step::Order { node, kind, .. } => self.obey(index(node), kind, message.number, rule),
             Step::Commit(_) | Step::RefuseRequest { .. } => Outcome::Failed("no message".to_owned()),

@@ -4,7 +4,7 @@
 //! be asked, nothing is promised and nothing changes.
 
 use baton_cluster::store::{Store, StoreError};
-use baton_cluster::{ClusterState, LeaderRecord};
+use baton_cluster::{ClusterState, LeaderRecord, Phase};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -123,25 +123,32 @@ impl Control {
                 "this relay stands alone: there is no cluster to be rescued".to_owned(),
             ));
         }
-        self.check(term, grant).await?;
+        let state = self.check(term, grant).await?;
+        may_be_completed(state.as_ref(), grant).map_err(PromiseError::NotOrdered)?;
         let (answer, given) = oneshot::channel();
         self.orders.send(Order::Rescue { grant, agent, answer }).await.map_err(|_| PromiseError::Stopping)?;
         given.await.map_err(|_| PromiseError::Stopping)?
     }
 
-    /// Whether an order is to be obeyed.
-    async fn check(&self, term: u64, grant: Grant) -> Result<(), PromiseError> {
-        let Some(store) = &self.store else { return Ok(()) };
+    /// Whether an order is to be obeyed; gives the state that says so.
+    async fn check(&self, term: u64, grant: Grant) -> Result<Option<ClusterState>, PromiseError> {
+        let Some(store) = &self.store else { return Ok(None) };
         let key = store.keys().leader();
         let (leader, state) = tokio::try_join!(store.get::<LeaderRecord>(&key), store.state())?;
         let leads = leader.map(|l| (l.value.name, l.create_revision));
-        is_ordered(
-            term,
-            grant,
-            leads.as_ref().map(|(name, term)| (name.as_str(), *term)),
-            state.as_ref().map(|s| &s.value),
-        )
-        .map_err(PromiseError::NotOrdered)
+        let (leads, state) = (leads.as_ref().map(|(name, term)| (name.as_str(), *term)), state.map(|s| s.value));
+        is_ordered(term, grant, leads, state.as_ref()).map_err(PromiseError::NotOrdered)?;
+        Ok(state)
+    }
+}
+
+/// Whether a log may still be completed from the old primary's binlog under `grant`, as far as `state` tells: only before the truth is known. Later it would have,
+/// and its replicas with it, more than the end that was chosen. Pure.
+pub(super) fn may_be_completed(state: Option<&ClusterState>, grant: Grant) -> Result<(), String> {
+    let chosen = |state: &&ClusterState| state.asked == Some(grant) && state.phase != Phase::Fencing;
+    match state.filter(|state| state.grant >= grant || chosen(state)) {
+        Some(state) => Err(format!("epoch {} has chosen by now where the old primary's binlog ends", state.epoch)),
+        None => Ok(()),
     }
 }
 
@@ -172,6 +179,20 @@ fn is_ordered(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_are_completed_only_before_the_truth_is_known() {
+        let grant = |epoch| Grant { epoch, n: 1 };
+        let first = ClusterState::bootstrap("db-1", "controller-1", "2026-01-01T00:00:00Z".into());
+        let late = |state: ClusterState| may_be_completed(Some(&state), grant(7)).is_err();
+        let asked = |phase, epoch| ClusterState { phase, asked: Some(grant(epoch)), ..first.clone() };
+        assert!(!late(asked(Phase::Fencing, 7)));
+        assert!(late(asked(Phase::CatchingUp, 7)));
+        assert!(late(ClusterState { grant: grant(7), asked: None, ..asked(Phase::Promoting, 7) }));
+        // What was heard of etcd last may be older than the order.
+        assert!(!late(first.clone()) && !late(asked(Phase::CatchingUp, 6)));
+        assert_eq!(may_be_completed(None, grant(7)), Ok(()));
+    }
 
     #[test]
     fn only_the_leaders_order_of_the_present_operation_is_obeyed() {

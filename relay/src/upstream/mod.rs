@@ -198,7 +198,7 @@ pub async fn run(options: Options, parts: Parts, cancel: CancellationToken) {
                 let result = match promised {
                     Ok(_) => tokio::select! {
                         () = cancel.cancelled() => break,
-                        rescued = rescue::run(&context, &mut appender, &agent, options.token.as_ref()) => {
+                        rescued = rescue::run(&context, &mut appender, &agent, options.token.as_ref(), grant) => {
                             // What was whole of it is kept, however it ended.
                             let settled = appender.settle().await.map_err(|e| PromiseError::Rescue(e.to_string()));
                             rescued.map_err(PromiseError::Rescue).and(settled).map(|_| answer_of(&context, grant))

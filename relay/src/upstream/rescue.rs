@@ -10,6 +10,7 @@ use baton_wire::event::{FIRST_EVENT, Flavor};
 use secrecy::SecretString;
 
 use super::context::Context;
+use super::control::may_be_completed;
 use super::cutter::{Cutter, is_torn};
 use super::fetch::{Agent, Fetch};
 use super::ingest::{Ingest, Start};
@@ -18,7 +19,7 @@ use super::plan::Aim;
 use super::stream;
 use crate::clock::Micros;
 use crate::config::Address;
-use crate::log::{Appender, Chunk, Head, LogPos};
+use crate::log::{Appender, Chunk, Grant, Head, LogPos};
 
 /// For connecting, for the beginning of an answer, and for each part of it.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -27,12 +28,13 @@ const COMPARED: u64 = 64 * 1024;
 /// Offset of the byte of a file whose lowest bit says that it is in use.
 const IN_USE: u64 = 21;
 
-/// Takes what `address` has and the log has not. Errors: one sentence.
+/// Takes what `address` has and the log has not, as long as it can be the truth under `grant`. Errors: one sentence.
 pub(super) async fn run(
     context: &Context,
     appender: &mut Appender,
     address: &Address,
     token: Option<&SecretString>,
+    grant: Grant,
 ) -> Result<(), String> {
     let agent = Agent { address, token, limit: LIMIT };
     let Some(head) = context.log.head() else { return Err("this relay's log is empty".to_owned()) };
@@ -58,7 +60,8 @@ pub(super) async fn run(
         flavor: Flavor::MariaDb,
         checksum,
     });
-    let mut taking = Taking { context, appender, server_id: origin.server_id, aim: Aim::Epoch(origin.clone()), ingest };
+    let mut taking =
+        Taking { context, appender, server_id: origin.server_id, aim: Aim::Epoch(origin.clone()), ingest, grant };
     let own = if resumes { before(context, head.pos, from).await? } else { Vec::new() };
     let (mut fetch, mut own, mut file, mut number) = (fetch, Some((from, own)), first, number);
     if !resumes {
@@ -138,6 +141,8 @@ struct Taking<'a> {
     server_id: u32,
     aim: Aim,
     ingest: Ingest,
+    /// Under which all this is promised.
+    grant: Grant,
 }
 
 impl Taking<'_> {
@@ -188,7 +193,9 @@ impl Taking<'_> {
             }
         };
         self.ingest.flush(now);
-        let Self { context, appender, server_id, aim, ingest } = self;
+        let Self { context, appender, server_id, aim, ingest, grant } = self;
+        let known = context.cluster.as_ref().map(|snapshots| Arc::clone(&snapshots.borrow()));
+        may_be_completed(known.as_ref().and_then(|s| s.state.as_ref()).map(|s| &s.value), *grant)?;
         stream::perform(context, appender, aim, *server_id, ingest).await.map_err(|e| e.to_string())?;
         Ok(stopped)
     }

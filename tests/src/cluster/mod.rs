@@ -11,6 +11,7 @@ mod node;
 mod plan;
 mod rounds;
 mod start;
+mod steps;
 mod toml;
 mod writers;
 
@@ -27,6 +28,7 @@ pub use self::daemon::Daemon;
 pub use self::node::Node;
 pub use self::plan::{CLUSTER, ClusterPlan, RELAY_PORT, REPLICATION_USER, TOKEN};
 pub use self::rounds::{Fault, Round, Stalls};
+pub use self::steps::{Cause, Strike, Struck};
 pub use self::writers::{Commit, Ledger, Target, Writers, turns};
 use crate::dir::Bed;
 use crate::etcd::{Change, Entry, Etcd};

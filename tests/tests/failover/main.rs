@@ -16,5 +16,6 @@ mod orders;
 mod relays;
 mod returns;
 mod starts;
+mod steps;
 mod support;
 mod switchovers;

@@ -131,6 +131,9 @@ impl Scene<'_> {
             self.candidates(&tail.gtid, &only_this, old_too).best().filter(|_| patient).map(str::to_owned)
         };
         let Some(other) = choice.best().map(str::to_owned).or_else(second) else {
+            if let Some(anew) = self.begin_anew(tail) {
+                return anew;
+            }
             steps.extend(again);
             // Servers that were fenced are fit again once they follow.
             steps.extend(self.upkeep(&upkeep::due(self.state, self.facts)));

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use baton_cluster::{ClusterState, Grant, Phase, RelayAccount, Tail};
+use baton_cluster::{ClusterState, Grant, OperationKind, Phase, RelayAccount, Tail};
 
-use super::{Outcome, Plan, Scene, Step};
+use super::{Outcome, Plan, Scene, Step, begin};
 use crate::decide::candidate::{self, Choice, Wanted};
 use crate::decide::fence::{self, Means};
-use crate::decide::{Refusal, acker, upkeep};
+use crate::decide::{Refusal, acker, position, upkeep};
 use crate::model::OrderKind;
 
 /// The truth: a relay that will never acknowledge for the old primary again, and the end of its log.
@@ -61,7 +61,9 @@ impl Scene<'_> {
         let shortfall = match means {
             Ok(Means::Promise { relay }) => {
                 let truth = self.told_by(of_holder, &relay)?;
-                let Some(shortfall) = fence::shortfall(self.state, &truth.tail.gtid) else { return Ok(truth) };
+                let Some(shortfall) = fence::shortfall(self.state, &truth.tail.gtid) else {
+                    return self.or_what_was_rescued(truth, asked);
+                };
                 if let Some(deputy) = fence::deputy(self.state, holder, self.facts) {
                     let truth = self.told_by(Step::Promise { relay: deputy.clone(), grant: asked }, &deputy)?;
                     if fence::shortfall(self.state, &truth.tail.gtid).is_none() {
@@ -78,6 +80,39 @@ impl Scene<'_> {
             Ok(Means::Promise { .. }) => Err((Vec::new(), None)),
             Err(missing) => Err((Vec::new(), Some(missing))),
         }
+    }
+
+    /// The acker's word suffices. But a standby that has completed itself before the acker promised after all has more, never acknowledged to anybody,
+    /// and has passed it on to the replicas that it feeds: then its end is taken, which holds the acker's, or they would be beyond the tail.
+    fn or_what_was_rescued(&self, truth: Truth, asked: Grant) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
+        let Some((relay, node)) = fence::rescued_beyond(self.state, &truth.tail.gtid, self.facts) else {
+            return Ok(truth);
+        };
+        // Reading the end again proves that it is of the same history.
+        let again = Step::Rescue { relay: relay.clone(), node: node.clone(), grant: asked };
+        let fence = self.state.old_primary.as_deref().map(|old| self.order(old, OrderKind::Fence {}));
+        match self.progress.outcome(&again) {
+            None if self.killed() => Err((vec![again], None)),
+            // Its end is one once the server is killed: that is under way.
+            None if fence.is_some_and(|fence| self.progress.outcome(&fence).is_none()) => Err((Vec::new(), None)),
+            Some(Outcome::Promised { .. }) => {
+                let more = self.told_by(again, &relay).ok();
+                Ok(more.filter(|more| position::covers(&more.tail.gtid, &truth.tail.gtid)).unwrap_or(truth))
+            }
+            _ => Ok(truth),
+        }
+    }
+
+    /// Begins anew where replicas have more than the tail that was chosen, because a standby completed itself too late to be asked: what it has is the truth
+    /// then. Nobody has been named yet.
+    pub(super) fn begin_anew(&self, tail: &Tail) -> Option<Plan> {
+        let patient = self.memory.phase_for >= self.policy.probe_timeout;
+        let old =
+            self.state.old_primary.as_deref().filter(|_| patient && self.state.kind == OperationKind::Failover)?;
+        let (relay, _) = fence::rescued_beyond(self.state, &tail.gtid, self.facts)?;
+        let reason =
+            format!("relay {relay} has completed itself beyond the tail {}, and its replicas with it", tail.gtid);
+        Some(begin::failover_instead(self, old, &reason, Vec::new()))
     }
 
     fn rescued(&self, relay: String, node: String, asked: Grant) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {

@@ -2,7 +2,9 @@
 
 use baton_cluster::{Grant, Phase};
 
+use super::super::{Outcome, Step};
 use super::stage::Stage;
+use crate::model::{OrderKind, OrderResult};
 
 fn told(stage: &Stage) -> Vec<&str> {
     stage.log.iter().map(String::as_str).collect()
@@ -57,6 +59,72 @@ fn switchover_blocks_while_the_acker_acknowledges_and_promises_last() {
             "follow db-1",
         ]
     );
+}
+
+/// The acker hangs, the primary dies with one commit that was never acknowledged; a standby has completed itself, and its replicas have that commit too.
+fn rescued_and_the_acker_is_back(stage: &mut Stage) {
+    let relay = stage.facts.relay("relay-2");
+    relay.head = "0-1-101".to_owned();
+    relay.promised = Grant { epoch: 2, n: 1 };
+    for node in ["db-2", "db-3"] {
+        let server = stage.facts.server(node);
+        server.gtid_binlog = "0-1-101".to_owned();
+        server.gtid_slave = "0-1-101".to_owned();
+    }
+}
+
+#[test]
+fn what_a_standby_rescued_is_the_truth_though_the_acker_promises_after_all() {
+    let mut stage = Stage::new();
+    stage.facts.kill("db-1");
+    stage.round(0);
+    rescued_and_the_acker_is_back(&mut stage);
+    stage.settle();
+    assert_eq!(
+        stage.log[..5],
+        [
+            "commit 2 Fencing nobody [1,1]",
+            "fence db-1",
+            "promise relay-1 [2,1]",
+            "rescue relay-2 from db-1 [2,1]",
+            "commit 2 CatchingUp db-2 [1,1]",
+        ]
+    );
+    assert_eq!(stage.epochs[0].gtid, "0-1-101");
+    assert_eq!(stage.state().grant_holder.as_deref(), Some("relay-2"));
+}
+
+#[test]
+fn a_rescue_that_is_known_only_after_the_choice_begins_the_operation_anew() {
+    let mut stage = Stage::new();
+    stage.facts.kill("db-1");
+    while stage.state().phase != Phase::CatchingUp {
+        stage.round(2000);
+    }
+    rescued_and_the_acker_is_back(&mut stage);
+    stage.trouble = |facts, step| match step {
+        // What a server has cannot be taken from it.
+        Step::Order { node, kind: OrderKind::CatchUp { gtid, .. }, .. } if gtid == "0-1-100" => {
+            assert_eq!(facts.server(node).gtid_binlog, "0-1-101");
+            Some(Outcome::Done(OrderResult { reached: Some(true), ..OrderResult::default() }))
+        }
+        _ => None,
+    };
+    stage.settle();
+    let anew = stage.log.iter().position(|step| step == "commit 3 Fencing nobody [1,1]").expect("a new operation");
+    assert!(stage.log[anew..].contains(&"rescue relay-2 from db-1 [3,1]".to_owned()), "{:#?}", stage.log);
+    assert_eq!(stage.epochs[0].gtid, "0-1-101");
+    assert_eq!(stage.history[&2].outcome, "superseded");
+}
+
+#[test]
+fn a_standby_that_is_ahead_and_has_promised_nothing_in_this_operation_is_not_asked() {
+    let mut stage = Stage::new();
+    stage.facts.relay("relay-2").head = "0-1-101".to_owned();
+    stage.facts.kill("db-1");
+    stage.settle();
+    assert!(!stage.log.iter().any(|step| step.starts_with("rescue")), "{:#?}", stage.log);
+    assert_eq!(stage.epochs[0].gtid, "0-1-100");
 }
 
 #[test]
