@@ -31,6 +31,7 @@ use crate::clock::Micros;
 use crate::log::{Chunk, Head, Log, LogPos, LogReader, ReadError};
 use crate::metrics::Metrics;
 use crate::net::Stream;
+use crate::upstream::UpstreamStatus;
 
 /// Bytes of log that are read, framed and written at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -59,6 +60,9 @@ pub(super) enum DumpEnd {
     /// Error 1236: the replica stops.
     #[error("{0}")]
     Refused(String),
+    /// The client turned out to be ahead of this relay: it comes again, and is held.
+    #[error("{0}")]
+    Ahead(String),
     /// The log can't be read: the replica tries again.
     #[error("{0}")]
     Log(String),
@@ -82,6 +86,7 @@ impl From<EmitError> for DumpEnd {
 /// What a stream works with.
 pub(super) struct Dump<'a> {
     pub(super) log: &'a Arc<Log>,
+    pub(super) upstream: &'a watch::Receiver<UpstreamStatus>,
     pub(super) stream: &'a mut Stream,
     pub(super) replica: &'a Replica,
     pub(super) request: DumpRequest,
@@ -156,7 +161,7 @@ impl Dump<'_> {
             // A packet here would be taken for the rest of the event.
             return Err(DumpEnd::Torn);
         }
-        if matches!(end, DumpEnd::Refused(_) | DumpEnd::Log(_)) && !flow.out.is_empty() {
+        if matches!(end, DumpEnd::Refused(_) | DumpEnd::Ahead(_) | DumpEnd::Log(_)) && !flow.out.is_empty() {
             // What was good before goes out before the error does, whose number counts on it.
             self.write(&flow.out, flow.emitter.sequence()).await?;
         }
@@ -276,7 +281,8 @@ impl Dump<'_> {
             };
             match chunk {
                 Chunk::Shared(_) | Chunk::Buffered(_) => {
-                    match flow.pieces.take(&mut flow.emitter, &mut flow.out, bytes)? {
+                    let taken = flow.pieces.take(&mut flow.emitter, &mut flow.out, bytes);
+                    match taken.map_err(|e| self.judged(e))? {
                         Taken::Bytes(n) => {
                             least = 1;
                             flow.note_ends();

@@ -20,7 +20,7 @@ pub(super) enum EmitError {
     /// The log holds something that is no event.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// The client has transactions in a domain that was new to the log, and now the log has others in it.
+    /// The client has transactions in a domain that was new to the log, which now begins with another one than the client's last.
     #[error("{requested} is not in the log, which has {ours}")]
     Forked {
         /// What the client has.
@@ -41,7 +41,7 @@ pub(super) struct Filter {
     pub(super) stand_ins: bool,
     /// Transactions at or before this position are known to the client already.
     pub(super) known: GtidList,
-    /// What the client has in domains of which the log had nothing: should they turn up, they are not what the client has.
+    /// What the client has in domains of which the log had nothing: what turns up there is the same, or not what the client has.
     pub(super) foreign: GtidList,
     /// Nothing beyond this position is wanted; of domains that it does not name, nothing at all.
     pub(super) until: Option<GtidList>,
@@ -274,8 +274,13 @@ impl Emitter {
     }
 
     fn begin(&mut self, gtid: Gtid) -> Result<()> {
-        if let Some(requested) = self.filter.foreign.get(gtid.domain) {
-            return Err(EmitError::Forked { requested, ours: gtid });
+        match self.filter.foreign.get(gtid.domain) {
+            Some(requested) if requested == gtid => {
+                self.filter.foreign.remove(gtid.domain);
+                self.filter.known.set(gtid);
+            }
+            Some(requested) => return Err(EmitError::Forked { requested, ours: gtid }),
+            None => {}
         }
         self.skipping = self.filter.known.contains(&gtid);
         if self.filter.until.is_some() {

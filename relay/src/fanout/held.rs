@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::dump::{Dump, DumpEnd, client_said};
-use super::emit::{Emitter, Filter};
+use super::emit::{EmitError, Emitter, Filter};
 use super::headers::read_header_events;
 use super::registry::ReplicaState;
 use super::request::StartFrom;
-use super::start::{Begin, Resolution, resolve};
-use crate::log::{Head, LogPos};
+use super::start::{Begin, Resolution, may_be_ahead, resolve};
+use crate::log::{GtidStartError, Head, LogPos};
 
 /// Between two looks at the log, however fast the head moves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -43,9 +43,9 @@ impl Dump<'_> {
         loop {
             heads.mark_unchanged();
             let log = Arc::clone(self.log);
-            let start = self.request.start.clone();
+            let (start, primary) = (self.request.start.clone(), self.primary());
             let looked = Instant::now();
-            let why = match tokio::task::spawn_blocking(move || resolve(&log, &start)).await {
+            let why = match tokio::task::spawn_blocking(move || resolve(&log, &start, &primary)).await {
                 Ok(Resolution::Begin(begin)) => return Ok(begin),
                 Ok(Resolution::Refuse(message)) => return Err(DumpEnd::Refused(message)),
                 Ok(Resolution::Hold(why)) => why,
@@ -80,6 +80,22 @@ impl Dump<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Where the primary is, as last heard; the empty position if nothing was.
+    fn primary(&self) -> GtidList {
+        self.upstream.borrow().primary_gtid.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    /// Why a stream ends in which something can't go out.
+    pub(super) fn judged(&self, error: EmitError) -> DumpEnd {
+        match &error {
+            EmitError::Forked { requested, ours } if may_be_ahead(*requested, *ours, &self.primary()) => {
+                let (domain, requested, have) = (ours.domain, *requested, Some(*ours));
+                DumpEnd::Ahead(GtidStartError::Ahead { domain, requested, have }.to_string())
+            }
+            _ => error.into(),
         }
     }
 

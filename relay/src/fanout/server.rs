@@ -63,7 +63,7 @@ pub struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) frames: Arc<Frames>,
-    upstream: watch::Receiver<UpstreamStatus>,
+    pub(super) upstream: watch::Receiver<UpstreamStatus>,
     key: OnceCell<Arc<ServerKey>>,
     sessions: Mutex<BTreeMap<u32, CancellationToken>>,
     next_connection: AtomicU32,

@@ -364,6 +364,7 @@ impl Client {
         let (mut stream, _) = self.io.into_parts();
         let (mut sequence, end) = Dump {
             log: &self.shared.log,
+            upstream: &self.shared.upstream,
             stream: &mut stream,
             replica: &replica,
             request,
@@ -384,7 +385,7 @@ impl Client {
                 replica.set_state(ReplicaState::Stopped);
                 Some(ErrPacket::fatal_reading_binlog(message).encode())
             }
-            DumpEnd::Log(message) => {
+            DumpEnd::Ahead(message) | DumpEnd::Log(message) => {
                 replica.set_error(message);
                 Some(ErrPacket::new(code::UNKNOWN, message).encode())
             }

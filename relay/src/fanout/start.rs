@@ -38,14 +38,18 @@ pub(super) struct GtidBegin {
     pub(super) at_file_start: bool,
 }
 
-/// Resolves a start by GTID.
-pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
+/// Resolves a start by GTID; `primary` is where the primary is, as far as is known.
+pub(super) fn by_gtid(log: &Log, wanted: &GtidList, primary: &GtidList) -> Resolution {
     // Before the search: what it looks at can only have more domains.
     let ours = log.head().and_then(|head| head.gtid.mariadb().cloned()).unwrap_or_default();
     match log.find_start(wanted) {
         Ok(start) => {
             let known = wanted.iter().filter(|g| ours.get(g.domain).is_some()).collect();
             let foreign = wanted.iter().filter(|g| ours.get(g.domain).is_none()).collect();
+            if let Some(requested) = still_to_come(&foreign, primary) {
+                let ahead = GtidStartError::Ahead { domain: requested.domain, requested, have: None };
+                return Resolution::Hold(ahead.to_string());
+            }
             let gtid = GtidBegin { at: start.gtid, known, foreign, at_file_start: start.at_file_start };
             Resolution::Begin(Begin { pos: start.pos, gtid: Some(gtid) })
         }
@@ -64,6 +68,20 @@ pub(super) fn by_gtid(log: &Log, wanted: &GtidList) -> Resolution {
         // The log can't be read here and now: the client shall come again.
         Err(e @ GtidStartError::Log(_)) => Resolution::Hold(e.to_string()),
     }
+}
+
+/// Of what a client has in domains that the log lacks: something in a domain that the primary has. So will the log, and only then can it be
+/// told whether the client was ahead or has diverged. What the primary lacks as well is the client's own, and keeps nobody waiting.
+fn still_to_come(foreign: &GtidList, primary: &GtidList) -> Option<Gtid> {
+    foreign.iter().find(|g| primary.get(g.domain).is_some())
+}
+
+/// Whether a client that has `requested` may be merely ahead, whose stream began when nothing was known of that domain, which now begins in
+/// the log with `first`: the same server wrote both, or the primary is known to have more behind `first`. Else, as far as is known, the
+/// primary has nothing beyond, and so not what the client has.
+pub(super) fn may_be_ahead(requested: Gtid, first: Gtid, primary: &GtidList) -> bool {
+    let more = primary.sequence(first.domain) > first.sequence;
+    requested.sequence > first.sequence && (requested.server_id == first.server_id || more)
 }
 
 /// As a server says it.
@@ -121,10 +139,10 @@ pub(super) fn by_file(
     }
 }
 
-/// Resolves any start.
-pub(super) fn resolve(log: &Log, start: &StartFrom) -> Resolution {
+/// Resolves any start; `primary` is where the primary is, as far as is known.
+pub(super) fn resolve(log: &Log, start: &StartFrom, primary: &GtidList) -> Resolution {
     match start {
-        StartFrom::Gtid(list) => by_gtid(log, list),
+        StartFrom::Gtid(list) => by_gtid(log, list, primary),
         StartFrom::File { name, position } => {
             let is_boundary = |pos| match log.place_of(pos) {
                 Ok(_) => Ok(true),
@@ -183,6 +201,44 @@ mod tests {
             assert!(matches!(resolve(name, position), Resolution::Hold(_)), "{name}:{position}");
         }
         assert!(matches!(by_file(&[], "b.000001", 4, |_| Some(1), |_| Ok(true)), Resolution::Hold(_)));
+    }
+
+    fn list(text: &str) -> GtidList {
+        text.parse().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn a_domain_that_the_log_lacks_is_waited_for_only_where_the_primary_has_it() {
+        for (foreign, primary, expected) in [
+            ("", "0-1-5", ""),
+            ("7-9-100", "", ""),
+            ("7-9-100", "0-1-5", ""),
+            ("0-1-6", "0-1-5", "0-1-6"), // ahead of what was last heard too
+            ("0-1-4", "0-1-5", "0-1-4"),
+            ("0-9-5", "0-1-5", "0-9-5"), // to be told once the log is there
+            ("7-9-100,8-1-1", "0-1-5,8-1-3", "8-1-1"),
+        ] {
+            let found = still_to_come(&list(foreign), &list(primary));
+            assert_eq!(found.map_or(String::new(), |g| g.to_string()), expected, "{foreign}, primary at {primary:?}");
+        }
+    }
+
+    #[test]
+    fn a_domain_that_turns_up_tells_who_is_ahead_from_who_has_diverged() {
+        for (requested, first, primary, expected) in [
+            ("0-1-9", "0-1-1", "", true),
+            ("0-2-9", "0-1-1", "0-2-9", true), // the primary changed in between
+            ("0-2-9", "0-1-1", "0-1-5", true), // so it may have since
+            ("7-9-100", "7-1-1", "", false),
+            ("7-9-100", "7-1-1", "0-1-5", false),
+            ("7-9-100", "7-1-1", "7-1-1", false),
+            ("0-2-1", "0-1-1", "0-1-5", false), // another one of that number
+            ("0-1-3", "0-1-5", "0-1-9", false), // jumped over
+        ] {
+            let gtid = |text| list(text).iter().next().unwrap_or_else(|| panic!("no GTID"));
+            let found = may_be_ahead(gtid(requested), gtid(first), &list(primary));
+            assert_eq!(found, expected, "{requested}, {first} in the log, primary at {primary:?}");
+        }
     }
 
     #[test]

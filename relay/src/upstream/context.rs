@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::store::Snapshot;
+use baton_wire::gtid::mariadb::GtidList;
 use tokio::sync::watch as channel;
 
 use super::ahead::Ahead;
@@ -105,6 +106,14 @@ impl Context {
             s.server_version = Some(version.strip_prefix("5.5.5-").unwrap_or(version).to_owned());
             s.connects += 1;
             s.heard = Some(std::time::Instant::now());
+        });
+    }
+
+    /// Where the server is, asked before the stream: known before the log has anything of it, for all who judge who is ahead of the log.
+    pub(super) fn note_primary(&self, gtid: &GtidList, asked: std::time::Instant) {
+        self.status.send_modify(|s| {
+            s.primary_gtid = Some(gtid.to_string());
+            s.primary_asked = Some(asked);
         });
     }
 

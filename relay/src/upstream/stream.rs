@@ -63,8 +63,10 @@ pub(super) async fn run(
     // What is in flight from the stream before becomes durable or is forgotten: here the next one begins.
     let head = appender.settle().await?;
     let end = head.as_ref().and_then(|h| context.log_end(h, aim));
+    let asked = Instant::now().into_std();
     let (mut client, facts) = converse(context, address, aim, end.as_ref(), target.acks).await?;
     context.note_server(&client.address, facts.server.server_id, &client.greeting.version);
+    context.note_primary(&facts.server.gtid_binlog_pos, asked);
 
     let planned = plan(context.server_id, aim, &context.start, end.as_ref(), &facts.server)?;
     let (file, position, resumes) = match planned {

@@ -1,7 +1,7 @@
 //! Asks the primary, over a connection of its own, how far it is: what it has and the relay has not yet is the upstream's lag.
 //!
-//! Owns `primary_gtid` and `behind_since` of the status; what they mean is decided by [`Behind`]. Promises: the head is followed also while
-//! the primary can't be asked, so that what was missing and has come does not count as missing for ever.
+//! Owns `behind_since` of the status, whose meaning is decided by [`Behind`], and keeps `primary_gtid` new. Promises: the head is followed
+//! also while the primary can't be asked, so that what was missing and has come does not count as missing for ever.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

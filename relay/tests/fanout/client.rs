@@ -53,6 +53,10 @@ impl Got {
         &self.bytes[HEADER_LEN..self.bytes.len() - CHECKSUM_LEN]
     }
 
+    pub(crate) fn is_error(&self) -> bool {
+        self.is_error
+    }
+
     pub(crate) fn error(&self) -> ErrPacket {
         ErrPacket::parse(&self.bytes).unwrap_or_else(|e| panic!("no error packet: {e}"))
     }

@@ -1,5 +1,6 @@
 //! The replication port from outside: a client that looks at every packet, over a log that is fed as an upstream feeds it.
 
+mod ahead;
 mod client;
 #[path = "../log/support.rs"]
 #[allow(dead_code)]
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_relay::config::ListenTls;
-use baton_relay::fanout::{self, Registry};
+use baton_relay::fanout::{self, Registry, ReplicaState};
 use baton_relay::log::{Appender, Log, LogPos};
 use baton_relay::metrics::Metrics;
 use baton_relay::upstream::UpstreamStatus;
@@ -18,6 +19,7 @@ use baton_wire::auth::StoredPassword;
 use baton_wire::checksum::ChecksumAlg;
 use baton_wire::event::{EventKind, FLAG_ARTIFICIAL, GtidListEvent, Rotate};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,7 @@ struct Port {
     address: std::net::SocketAddr,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    upstream: watch::Sender<UpstreamStatus>,
     cancel: CancellationToken,
     served: JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -56,15 +59,20 @@ async fn port() -> (Port, Appender) {
         max_packet: 1 << 20,
         upstream_user: "repl".into(),
     };
-    let (_, upstream) = tokio::sync::watch::channel(UpstreamStatus::default());
+    let (told, upstream) = watch::channel(UpstreamStatus::default());
     let metrics = Metrics::new();
     let shared = fanout::Shared::new(options, Arc::clone(&log), Arc::clone(&registry), Arc::clone(&metrics), upstream);
     let cancel = CancellationToken::new();
     let served = tokio::spawn(fanout::serve(listener, shared, cancel.clone()));
-    (Port { address, registry, metrics, cancel, served, _dir: dir, log }, appender)
+    (Port { address, registry, metrics, upstream: told, cancel, served, _dir: dir, log }, appender)
 }
 
 impl Port {
+    /// The upstream side has heard where the primary is.
+    fn primary_is_at(&self, gtid: &str) {
+        self.upstream.send_modify(|status| status.primary_gtid = Some(gtid.into()));
+    }
+
     /// A client that has introduced itself as a replica does.
     async fn replica(&self, state: &str) -> Client {
         let mut client = Client::connect(self.address).await;

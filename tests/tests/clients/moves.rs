@@ -1,7 +1,9 @@
 //! Replicas that begin, stop, go away and come back at places of their own choice.
 
 use anyhow::{Result, ensure};
-use baton_testbed::{MariaDb, Proxy, RelayProc, Source, assert_tables_equal, scenario, wait_caught_up, wait_until};
+use baton_testbed::{
+    Direction, MariaDb, Proxy, RelayProc, Source, assert_tables_equal, scenario, wait_caught_up, wait_until,
+};
 
 use crate::support::wait_same_end;
 
@@ -166,6 +168,38 @@ fn replica_that_is_ahead_of_the_relay_is_held_and_goes_on() {
             wait_until("the row that came later", || rows(db), |rows| rows == "1,2,3")?;
             ensure!(state_of(&relay, db.server_id())? == "streaming");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn replica_that_is_ahead_of_a_relay_whose_log_has_just_begun_is_held_and_goes_on() {
+    scenario("held_anew", |bed| {
+        let primary = bed.mariadb("primary").start()?;
+        let replica = bed.mariadb("replica").server_id(2).start()?;
+        for db in [&primary, &replica] {
+            db.sql("SET sql_log_bin=0; CREATE TABLE test.t (id INT PRIMARY KEY, text LONGTEXT)")?;
+        }
+        primary.sql("INSERT INTO test.t VALUES (1, REPEAT('x', 4000000))")?;
+        primary.sql("INSERT INTO test.t VALUES (2, '')")?;
+        replica.replicate_from(&Source::gtid(primary.port()))?;
+        wait_caught_up(&primary, &replica)?;
+        replica.stop_slave()?;
+        // So slow that the first transaction takes longer than all that follows here.
+        let path = Proxy::start(primary.address())?;
+        path.slow(Direction::ToClient, 50_000);
+        let relay = bed.relay("relay").upstream_ports(&[path.port()]).start()?;
+        let files = || Ok(relay.session()?.query("SHOW BINARY LOGS")?.len());
+        wait_until("the log to begin", files, |files| *files == 1)?;
+        replica.change_master_to(&Source::gtid(relay.port()).heartbeat(0.1))?;
+        replica.start_slave()?;
+        wait_until("the replica to be held", || state_of(&relay, 2), |state| state == "held")?;
+        ensure!(relay.head_gtid()?.is_empty(), "the log was to have no transaction yet");
+        path.resume();
+        primary.sql("INSERT INTO test.t VALUES (3, '')")?;
+        wait_until("the row that came later", || rows(&replica), |rows| rows == "1,2,3")?;
+        let status = replica.slave_status()?;
+        ensure!(status["Last_IO_Errno"] == "0" && state_of(&relay, 2)? == "streaming", "{status:?}");
         Ok(())
     });
 }

@@ -206,6 +206,15 @@ fn a_domain_that_turns_up_with_other_transactions_than_the_client_has_is_told() 
 }
 
 #[test]
+fn a_domain_that_turns_up_with_what_the_client_has_goes_on_behind_it() {
+    for read in READS {
+        let (events, error, _) = emitted(Filter { foreign: list("1-1-1"), ..filter() }, "", &log(), read);
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(gtids(&events), "0-1-1 0-1-2 1-1-2 0-1-4", "reads of {read}");
+    }
+}
+
+#[test]
 fn statements_of_rows_are_left_out_for_who_did_not_ask_for_them() {
     let (events, error, _) = emitted(Filter { drop_annotate: true, ..filter() }, "", &log(), 400);
     assert!(error.is_none() && events.iter().all(|e| e[4] != EventKind::ANNOTATE_ROWS.0));
