@@ -96,7 +96,11 @@ pub(super) fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>, exa
     let body =
         body.map_err(|e| ApiError::bad_request(format!("the request can't be read: {}", e.body_text()), &hint))?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    serde_json::from_slice(text).map_err(|e| ApiError::bad_request(format!("the request is not understood: {e}"), hint))
+    // An array would be understood as the fields in their order.
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text)
+        .map_err(|e| ApiError::bad_request(format!("the request is not understood: {e}"), &hint))?;
+    serde_json::from_value(serde_json::Value::Object(object))
+        .map_err(|e| ApiError::bad_request(format!("the request is not understood: {e}"), hint))
 }
 
 pub(super) async fn switchover(

@@ -135,13 +135,18 @@ struct PromiseOrder {
     grant: Grant,
 }
 
+/// A body's JSON object. An array would be understood as the fields in their order.
+fn object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+    serde_json::from_value(serde_json::Value::Object(object))
+}
+
 async fn promise(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Result<Json<PromiseAnswer>, ApiError> {
     let bad = |error: String| {
         ApiError::new(StatusCode::BAD_REQUEST, error, "send a JSON object such as {\"term\":12,\"grant\":[7,1]}")
     };
     let body = body.map_err(|e| bad(format!("the order can't be read: {}", e.body_text())))?;
-    let order: PromiseOrder =
-        serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
+    let order: PromiseOrder = object(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
     tracing::info!(term = order.term, grant = %order.grant, "asked to promise");
     promised(&app, app.view.promise(order.term, order.grant).await)
 }
@@ -162,8 +167,7 @@ async fn rescue(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> 
         ApiError::new(StatusCode::BAD_REQUEST, error, hint)
     };
     let body = body.map_err(|e| bad(format!("the order can't be read: {}", e.body_text())))?;
-    let order: RescueOrder =
-        serde_json::from_slice(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
+    let order: RescueOrder = object(&body).map_err(|e| bad(format!("the order is not understood: {e}")))?;
     let agent: Address = order.agent.parse().map_err(|e| bad(format!("agent {:?}: {e}", order.agent)))?;
     tracing::info!(term = order.term, grant = %order.grant, %agent, "asked to complete the log");
     promised(&app, app.view.rescue(order.term, order.grant, agent).await)
