@@ -25,8 +25,8 @@ pub(crate) struct Arguments {
     /// How answers look.
     #[arg(short, long, value_enum, default_value_t = Output::Table, global = true)]
     pub(crate) output: Output,
-    /// How long to wait for a request's end, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, global = true)]
+    /// How long to wait for a request's end: seconds, or a time with its unit such as 2m.
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = seconds, global = true)]
     pub(crate) timeout: u64,
     /// Do not ask before something is changed.
     #[arg(short = 'y', long, global = true)]
@@ -142,4 +142,12 @@ pub(crate) enum Command {
         /// Which.
         shell: Shell,
     },
+}
+
+/// Seconds of `20`, `20s` or `2m`.
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) => crate::config::parse_duration(text).map(|time| time.as_secs()),
+    }
 }

@@ -59,11 +59,15 @@ impl Style {
     }
 }
 
-/// Writes to stdout; a reader that has gone is no failure.
+/// Writes to stdout. Where nobody reads any more the program has done its work; where it can't be written it ends with an error.
 pub(crate) fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    eprintln!("batonctl: the output can't be written: {error}");
+    std::process::exit(1);
 }
 
 /// JSON as it came, made readable.
