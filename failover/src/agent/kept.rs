@@ -228,13 +228,20 @@ where
 pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let name = path.file_name().ok_or_else(|| std::io::Error::from(ErrorKind::InvalidInput))?;
+    // Another process, or another part of this one, may replace the same file.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut beside = name.to_owned();
-    beside.push(".new");
+    beside.push(format!(".new-{}", std::process::id()));
     let beside = dir.join(beside);
-    let mut file = File::create(&beside)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    fs::rename(&beside, path)?;
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_data()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
+        let _half = fs::remove_file(&beside);
+        return Err(error);
+    }
     File::open(dir)?.sync_all()
 }
 
@@ -261,6 +268,21 @@ mod tests {
         fs::write(&path, "{\"last_order\":").unwrap();
         let error = Kept::<Duty>::open(path).err().unwrap().to_string();
         assert!(error.contains("role.json: is not what an agent wrote"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_several_replace_at_once_is_whole_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("role.cnf");
+        std::thread::scope(|scope| {
+            for text in ["a".repeat(5000), "b".repeat(7000)] {
+                let path = &path;
+                scope.spawn(move || (0..50).for_each(|_| replace(path, text.as_bytes()).unwrap()));
+            }
+        });
+        let found = fs::read_to_string(&path).unwrap();
+        assert!(found == "a".repeat(5000) || found == "b".repeat(7000), "{} bytes", found.len());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
