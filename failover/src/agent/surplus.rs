@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -101,17 +102,23 @@ fn save(dir: &Path, base: &Path, common: &str) -> io::Result<PathBuf> {
     fs::create_dir_all(&raw)?;
     for file in files.iter().rev().take(RAW_FILES) {
         if let Some(name) = file.file_name() {
-            fs::copy(file, raw.join(name))?;
+            let copy = raw.join(name);
+            io::copy(&mut File::open(file)?, &mut private(&copy)?)?;
         }
     }
     Ok(raw)
+}
+
+/// A new file for nobody else's eyes: statements in it may name passwords, and rows are data.
+fn private(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn decode(files: &[PathBuf], common: &str, to: &Path) -> io::Result<()> {
     if common.is_empty() {
         return Err(io::Error::other("it is not known where the surplus begins"));
     }
-    let out = File::create(to)?;
+    let out = private(to)?;
     let output = Command::new("mariadb-binlog")
         .args(["--no-defaults", "--verbose", &format!("--start-position={common}")])
         .args(files)
