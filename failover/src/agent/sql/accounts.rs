@@ -16,6 +16,9 @@ const RIGHTS: [&str; 8] = [
     "REPLICATION SLAVE ADMIN",
 ];
 
+/// Before what is run on each server by itself: in the binlog of a replica it would be a transaction of its own.
+const UNLOGGED: &str = "SET sql_log_bin=0; ";
+
 /// Asks for both. `relays` are the accounts with which relays connect to a primary.
 ///
 /// # Errors
@@ -46,12 +49,12 @@ fn judge(me: &str, rights: &BTreeSet<String>, relays: &BTreeSet<String>, account
     let missing: Vec<&str> = RIGHTS.into_iter().filter(|right| !rights.contains(*right)).collect();
     if rights.iter().any(|r| r != "USAGE") && !missing.is_empty() {
         let missing = missing.join(", ");
-        found.push(format!("the agent's account {me} lacks rights: GRANT {missing} ON *.* TO {me}"));
+        found.push(format!("the agent's account {me} lacks rights: {UNLOGGED}GRANT {missing} ON *.* TO {me}"));
     }
     for name in relays.difference(accounts) {
         let name = literal(name);
         found.push(format!(
-            "the relay's account {name} is missing: CREATE USER {name}@'%' IDENTIFIED BY '<its password>'; \
+            "the relay's account {name} is missing: {UNLOGGED}CREATE USER {name}@'%' IDENTIFIED BY '<its password>'; \
              GRANT REPLICATION SLAVE ON *.* TO {name}@'%'"
         ));
     }
@@ -74,8 +77,8 @@ mod tests {
         fewer.remove("EVENT");
         let found = judge("baton@localhost", &fewer, &set(&["relay_1", "relay_2"]), &set(&["relay_1"]));
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].contains("GRANT EVENT ON *.* TO baton@localhost"), "{found:?}");
-        assert!(found[1].contains("CREATE USER 'relay_2'@'%'"), "{found:?}");
+        assert!(found[0].contains("SET sql_log_bin=0; GRANT EVENT ON *.* TO baton@localhost"), "{found:?}");
+        assert!(found[1].contains("SET sql_log_bin=0; CREATE USER 'relay_2'@'%'"), "{found:?}");
         assert_eq!(judge("baton@localhost", &set(&["USAGE"]), &set(&[]), &set(&[])), Vec::<String>::new());
     }
 }
