@@ -75,8 +75,9 @@ pub fn start_rule(asked: Asked<'_>, me: &str, last: LastKnown) -> Start {
     match state.phase {
         Phase::Steady if is(&state.primary) => Start::Primary,
         Phase::Steady => Start::Replica,
-        // The tail of its epoch may still be read from its binlog; or, in a switchover, it may be put back into service.
-        _ if is(&state.old_primary) || last.role == ServerRole::Fenced => {
+        // The tail of its epoch may still be read from its binlog; or, in a switchover, it may be put back into service. What an earlier epoch ended with
+        // was settled before another server could be named: whoever was fenced for that may be needed.
+        _ if is(&state.old_primary) => {
             let what = match state.kind {
                 OperationKind::Switchover => "switchover",
                 _ => "failover",
@@ -149,7 +150,8 @@ mod tests {
             ("its failover begins", old(state(4, Phase::Fencing, Failover)), ServerRole::Primary, 3, "wait"),
             ("its failover has a tail", old(state(4, Phase::CatchingUp, Failover)), ServerRole::Primary, 3, "wait"),
             ("its failover promotes", old(state(4, Phase::Promoting, Failover)), ServerRole::Fenced, 4, "wait"),
-            ("a candidate that was fenced", state(5, Phase::CatchingUp, Failover), ServerRole::Fenced, 4, "wait"),
+            ("a candidate that was fenced", state(5, Phase::CatchingUp, Failover), ServerRole::Fenced, 4, "replica"),
+            ("fenced for an earlier epoch", state(5, Phase::Fencing, Failover), ServerRole::Fenced, 4, "replica"),
             ("its switchover begins", old(state(4, Phase::Fencing, Switchover)), ServerRole::Primary, 4, "wait"),
             ("a bystander of a failover", state(4, Phase::Fencing, Failover), ServerRole::Replica, 0, "replica"),
             (

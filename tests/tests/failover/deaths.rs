@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use baton_testbed::cluster::{Fault, Ledger};
 use baton_testbed::{DEADLINE, scenario, wait_for, wait_until};
 
@@ -18,6 +18,32 @@ fn primary_killed_is_replaced_and_returns_as_a_replica() {
 #[test]
 fn primarys_host_without_power_is_replaced_and_returns_as_a_replica() {
     scenario("host_crashed", |bed| rounds(&bed.cluster().start()?, Fault::Crashed, 1));
+}
+
+#[test]
+fn servers_that_die_one_after_the_other_while_they_are_promoted_are_needed_again_and_come_back() {
+    scenario("all_fenced", |bed| {
+        let cluster = bed.cluster().nodes(3).controllers_with("policy", "acker_timeout", "\"20s\"").start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        writers.stop()?;
+        let (old, relay) = (cluster.wait_settled()?.clone(), cluster.relay("relay-1")?);
+        // The acker reaches neither of them: a promotion lasts.
+        for node in cluster.nodes().iter().filter(|node| node.name() != old.name()) {
+            cluster.net().cut(relay.host(), node.host())?;
+        }
+        let changes = cluster.watch_state()?;
+        let mut epoch = cluster.epoch()?;
+        old.kill_server()?;
+        for _ in 0..2 {
+            let state = cluster.wait_phase(&changes, "promoting", epoch)?;
+            epoch = state["epoch"].as_u64().context("no epoch")?;
+            cluster.node(state["candidate"].as_str().context("no candidate")?)?.kill_server()?;
+        }
+        cluster.net().mend_all()?;
+        cluster.wait_settled()?;
+        cluster.check(&[&ledger])
+    });
 }
 
 #[test]
