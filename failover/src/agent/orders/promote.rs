@@ -11,6 +11,7 @@ use crate::agent::core::Core;
 use crate::agent::kept::Prepared;
 use crate::agent::sql::status::{columns, sorted};
 use crate::agent::sql::{Session, SqlError, literal};
+use crate::decide::position;
 use crate::model::{OrderNumber, OrderResult, ServerRole};
 
 /// How often the appliers are looked at while they work.
@@ -56,7 +57,9 @@ pub(crate) async fn apply_all(
     superseded: &CancellationToken,
 ) -> Result<OrderResult, Refusal> {
     let limit = limit.min(Duration::from_millis(LONGEST));
-    let received = start_appliers(watcher).await?;
+    let Some(received) = start_appliers(watcher).await? else {
+        return without_replication(waiter, target).await;
+    };
     let target = if target.is_empty() { received.as_str() } else { target };
     let statement =
         format!("SELECT MASTER_GTID_WAIT({}, {}.{:03})", literal(target), limit.as_secs(), limit.subsec_millis());
@@ -71,6 +74,20 @@ pub(crate) async fn apply_all(
     Ok(OrderResult { reached: Some(reached), gtid: Some(sorted(&gtid)), ..OrderResult::default() })
 }
 
+/// A server that has no source: the old primary of a switchover, say. What it wrote itself is in its binlog, and never counts as applied; what it lacks does not
+/// come.
+async fn without_replication(session: &mut Session, target: &str) -> Result<OrderResult, Refusal> {
+    let row: Option<(String, String)> =
+        session.first("SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos").await?;
+    let (binlog, applied) = row.unwrap_or_default();
+    let all = position::union(&binlog, &applied);
+    if !position::covers(&all, target) {
+        let error = format!("it replicates from nobody, and lacks {} transactions", position::behind(&all, target));
+        return Err(Refusal::cannot(error, "another server has to be promoted; order this one to follow"));
+    }
+    Ok(OrderResult { reached: Some(true), gtid: Some(sorted(&binlog)), ..OrderResult::default() })
+}
+
 /// Taking the address in a moment need not ask then whether somebody has it, which takes a while.
 fn ask_for_address(core: &Core) {
     if let Ok(Some(vip)) = core.vip() {
@@ -78,14 +95,14 @@ fn ask_for_address(core: &Core) {
     }
 }
 
-/// Both threads, if there is a source to replicate from: relays have what was received and thrown away. Returns the position of what was received.
-async fn start_appliers(session: &mut Session) -> Result<String, SqlError> {
-    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(String::new()) };
+/// Both threads: relays have what was received and thrown away. Returns the position of what was received; none if there is no source to replicate from.
+async fn start_appliers(session: &mut Session) -> Result<Option<String>, SqlError> {
+    let Some(row) = session.first::<Row>("SHOW SLAVE STATUS").await? else { return Ok(None) };
     let mut slave = columns(row);
     if slave.get("Slave_SQL_Running").map(String::as_str) == Some("No") {
         session.run("START SLAVE").await?;
     }
-    Ok(slave.remove("Gtid_IO_Pos").unwrap_or_default())
+    Ok(Some(slave.remove("Gtid_IO_Pos").unwrap_or_default()))
 }
 
 /// Returns when the appliers have stopped: then waiting is of no use.
