@@ -164,7 +164,16 @@ pub(crate) async fn replicate(
     }
     session.run("SET GLOBAL gtid_strict_mode=1").await?;
     session.run("SET GLOBAL rpl_semi_sync_slave_enabled=ON").await?;
-    session.run_secret(&change_master(to, account), "CHANGE MASTER TO the relay").await?;
+    let change = change_master(to, account);
+    if let Err(error) = session.run_secret(&change, "CHANGE MASTER TO the relay").await {
+        // A server that was killed while it wrote down whom it follows can't read that any more.
+        if error.number() != Some(SOURCE_UNREADABLE) {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "what the server noted of its source is spoilt: it is told anew");
+        session.run_within("RESET SLAVE ALL", DISK).await?;
+        session.run_secret(&change, "CHANGE MASTER TO the relay").await?;
+    }
     session.run_within("START SLAVE", DISK).await?;
     let slave = session.first::<Row>("SHOW SLAVE STATUS").await?.map(columns).unwrap_or_default();
     let get = |name: &str| slave.get(name).map_or("", String::as_str);
@@ -174,6 +183,9 @@ pub(crate) async fn replicate(
     }
     Ok(())
 }
+
+/// `ER_MASTER_INFO` (MariaDB's list of error codes).
+const SOURCE_UNREADABLE: u16 = 1201;
 
 fn change_master(to: &Address, account: &Account) -> SecretString {
     let tls = match account.tls {
