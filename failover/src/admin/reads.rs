@@ -52,8 +52,14 @@ pub(super) fn etcd_error(error: &StoreError) -> ApiError {
 
 pub(super) async fn history(State(app): State<App>) -> Result<Json<HistoryReport>, ApiError> {
     let prefix = format!("{}history/", app.store.keys().prefix());
-    let records = app.store.list::<HistoryRecord>(&prefix).await.map_err(|e| etcd_error(&e))?;
-    Ok(Json(HistoryReport { operations: records.into_iter().rev().map(|(_, v)| v.value).collect() }))
+    // One that was spoilt by hand, or that a newer version wrote, does not hide the others.
+    let records = app.store.list::<serde_json::Value>(&prefix).await.map_err(|e| etcd_error(&e))?;
+    let readable = records.into_iter().rev().filter_map(|(key, found)| {
+        serde_json::from_value::<HistoryRecord>(found.value)
+            .inspect_err(|error| tracing::warn!(key, %error, "a document of the history can't be read"))
+            .ok()
+    });
+    Ok(Json(HistoryReport { operations: readable.collect() }))
 }
 
 pub(super) async fn operation(
