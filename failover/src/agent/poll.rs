@@ -12,6 +12,7 @@ use super::core::Core;
 use super::kept::KnownServer;
 use super::sql::accounts::lacking;
 use super::sql::status::{Answer, ask};
+use super::sql::unmet::unreachable;
 use super::sql::{Session, SqlError};
 use crate::config::MysqlConfig;
 use crate::model::ServerRole;
@@ -113,6 +114,7 @@ async fn answer(core: &Core, kept: &mut Option<Asking>) -> Result<Answer, SqlErr
         asking.looked = Some(Instant::now());
         asking.relays = relays;
     }
+    answer.status.unmet.extend(unreachable(&answer.bind_address, &core.config.advertise.mysql));
     answer.status.unmet.extend(asking.lacking.iter().cloned());
     *kept = Some(asking);
     Ok(answer)

@@ -5,7 +5,7 @@
 
 pub mod accounts;
 pub mod status;
-mod unmet;
+pub mod unmet;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -24,6 +24,8 @@ pub struct Answer {
     pub log_bin_basename: PathBuf,
     /// `@@max_connections`.
     pub max_connections: u32,
+    /// `@@bind_address`; empty: every address, and `none` with `skip_networking`.
+    pub bind_address: String,
     /// `Seconds_Behind_Master`; none while it is not known.
     pub seconds_behind: Option<u64>,
     /// `Using_Gtid` of its replication: `Slave_Pos`, `Current_Pos`, `No`.
@@ -31,7 +33,7 @@ pub struct Answer {
 }
 
 /// Variables that are read each time, some to be told, some to be judged.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 21] = [
     "version",
     "server_id",
     "read_only",
@@ -51,6 +53,8 @@ const VARIABLES: [&str; 19] = [
     "innodb_flush_log_at_trx_commit",
     "gtid_strict_mode",
     "max_connections",
+    "bind_address",
+    "skip_networking",
 ];
 
 /// Values by name.
@@ -118,6 +122,7 @@ fn answer(v: &Variables, counters: &BTreeMap<String, String>, slave: Option<&BTr
         datadir: PathBuf::from(get("datadir")),
         log_bin_basename: PathBuf::from(get("log_bin_basename")),
         max_connections: get("max_connections").parse().unwrap_or_default(),
+        bind_address: if on(get("skip_networking")) { "none" } else { get("bind_address") }.to_owned(),
         seconds_behind: of_slave("Seconds_Behind_Master").parse().ok(),
         using_gtid: of_slave("Using_Gtid").to_owned(),
         status,

@@ -1,8 +1,10 @@
 //! What Baton needs of a server, as a table: each lack with the statement that mends it. Pure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::status::Variables;
+use crate::config::Address;
 
 /// The longest semi-sync timeout that there is, in milliseconds.
 const NEVER: u64 = 4_294_967_295;
@@ -87,9 +89,47 @@ pub(super) fn unmet(variables: &Variables, slave: Option<&BTreeMap<String, Strin
     found
 }
 
+/// Why nobody can reach the server where it is advertised, if that is so: Debian's option file has it listen on the loopback address only.
+pub fn unreachable(bind_address: &str, advertised: &[Address]) -> Option<String> {
+    let loopback = |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let strange = advertised.iter().find(|a| !loopback(&a.host))?;
+    if bind_address == "none" {
+        return Some(format!(
+            "skip_networking is on, and {strange} is advertised: remove it from the option file and restart"
+        ));
+    }
+    let only = !bind_address.is_empty() && bind_address.split(',').map(str::trim).all(loopback);
+    only.then(|| {
+        format!("bind_address is {bind_address}, and {strange} is advertised: set bind_address=* in the option file and restart")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_listens_where_nobody_is_sent_says_so() {
+        let at = |text: &str| vec![text.parse::<Address>().unwrap()];
+        for (bind, advertised, expected) in [
+            ("127.0.0.1", "10.0.0.1:3306", "set bind_address=*"),
+            ("127.0.0.1,::1", "db-1:3306", "set bind_address=*"),
+            ("none", "10.0.0.1:3306", "skip_networking"),
+        ] {
+            let found = unreachable(bind, &at(advertised)).unwrap_or_default();
+            assert!(found.contains(expected) && found.contains(advertised), "{bind}: {found:?}");
+        }
+        for (bind, advertised) in [
+            ("", "10.0.0.1:3306"),
+            ("*", "10.0.0.1:3306"),
+            ("0.0.0.0", "10.0.0.1:3306"),
+            ("127.0.0.1,10.0.0.1", "10.0.0.1:3306"),
+            ("127.0.0.1", "127.0.0.1:3306"),
+            ("127.0.0.1", "localhost:3306"),
+        ] {
+            assert_eq!(unreachable(bind, &at(advertised)), None, "{bind}");
+        }
+    }
 
     fn good() -> Variables {
         Variables::from(
