@@ -25,6 +25,7 @@ soak: deps ## Random faults under load, for whole clusters, the relay, and its e
 	$(CARGO) build --locked -p baton-relay --bins
 	$(CARGO) build --locked --release -p baton-relay -p baton-failover -p baton-testbed --bins
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what failover --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what steps
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what relay --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 	$(CARGO) run --locked --release --quiet -p baton-testbed --bin soak -- --what failpoints --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

@@ -5,6 +5,7 @@ mod failover;
 mod failpoints;
 mod faults;
 mod heavy;
+mod steps;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ struct Args {
     /// Seed of an earlier run; a new one otherwise.
     #[arg(long)]
     seed: Option<u64>,
-    /// What is tried: the relay alone, the relay at each single operation of log and acknowledgement, or whole clusters that lose their primary.
+    /// What is tried: the relay alone, the relay at each single operation of log and acknowledgement, whole clusters that lose their primary, or changes of
+    /// primary struck behind each of their steps, once.
     #[arg(long, value_enum, default_value = "relay")]
     what: What,
     /// At most this many rounds of each fault of a cluster.
@@ -53,6 +55,7 @@ enum What {
     Relay,
     Failpoints,
     Failover,
+    Steps,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         What::Relay => run(&bed, &mut story, &args, seed),
         What::Failpoints => failpoints::run(&bed, &mut story, args.minutes, seed),
         What::Failover => failover::run(&bed, &mut story, &args, seed),
+        What::Steps => steps::run(&bed, &mut story),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
