@@ -127,6 +127,7 @@ pub async fn run(config: ControllerConfig, cancel: CancellationToken) -> anyhow:
         cancel: parts.clone(),
     });
     let serving = tokio::spawn(serve(listener, admin::router(app), Limits::default(), parts.clone()));
+    let _comparing = tokio::spawn(compare_endpoints(store.clone(), parts.clone()));
     if config.address.provider == AddressProvider::Exec {
         tokio::spawn(address::keep(Arc::clone(&config), pictures.subscribe(), parts.clone()));
     }
@@ -267,4 +268,26 @@ fn campaign(
         }
     });
     (leadership, task)
+}
+
+/// Between two looks.
+const COMPARE: Duration = Duration::from_secs(60);
+
+/// Tells where the endpoints of etcd are not of one cluster, until cancelled.
+async fn compare_endpoints(store: Store, cancel: CancellationToken) {
+    let mut told = None;
+    loop {
+        let found = tokio::select! {
+            () = cancel.cancelled() => return,
+            found = store.endpoints_disagree() => found,
+        };
+        if let Some(text) = found.as_ref().filter(|_| found != told) {
+            tracing::error!("{text}");
+        }
+        told = found;
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(COMPARE) => {}
+        }
+    }
 }

@@ -28,6 +28,12 @@ pub struct NodeRecord {
     /// Hardware address of the interface that holds the virtual IP, as `02:00:00:00:00:01`; empty without one.
     #[serde(default)]
     pub hardware: String,
+    /// The agent's `address.fence_after`, in milliseconds; null: not told (an older agent, or none).
+    #[serde(default)]
+    pub fence_after_ms: Option<u64>,
+    /// The agent's `address.valid_for`, in milliseconds; null: as there.
+    #[serde(default)]
+    pub valid_for_ms: Option<u64>,
     /// Version of the agent.
     pub version: String,
 }

@@ -364,7 +364,8 @@ impl Runner {
                 Leadership::Unknown => {
                     tracing::warn!(etcd = etcd.healthy, "nobody is known to lead: etcd does not answer")
                 }
-                Leadership::Follower { .. } => tracing::info!("this controller {now}"),
+                Leadership::Follower { leader: Some(_) } => tracing::info!("this controller {now}"),
+                Leadership::Follower { leader: None } => tracing::info!("{now}"),
             }
             self.said.leadership = now;
         }

@@ -57,7 +57,14 @@ pub(super) async fn bootstrap(
     if let Some(before) = before {
         return Err(already(&before.value));
     }
+    if let Some(disagree) = app.store.endpoints_disagree().await {
+        return Err(ApiError::conflict(disagree, "one cluster of etcd has to be behind all endpoints"));
+    }
     let epoch = first_epoch_soon(&app, &body).await?;
+    let picture = app.picture()?;
+    if let Some(error) = younger(&picture.facts, picture.etcd.term()) {
+        return Err(error);
+    }
     let by = format!("user {}", body.by.as_deref().unwrap_or("over HTTP"));
     let state = ClusterState::bootstrap(&body.primary, &by, now()).in_epoch(epoch.epoch);
     if body.dry_run {
@@ -138,6 +145,13 @@ fn first_epoch(
         let error = format!("{name} lacks what Baton needs: {unmet}");
         return Err(ApiError::conflict(error, "mend it on the server, then ask again").with("unmet", &server.unmet));
     }
+    if let Some(source) = server.replication.as_ref().filter(|r| r.io != "No" || r.sql).map(|r| &r.source) {
+        let error = format!("{name} is a replica: it replicates from {source}");
+        let hint = format!(
+            "name the server that is written to; if it is to be {name}: STOP SLAVE; RESET SLAVE ALL on it, then ask again"
+        );
+        return Err(ApiError::conflict(error, hint));
+    }
     let own = position::union(&server.gtid_binlog, &server.gtid_slave);
     for (other, facts) in facts.nodes.iter().filter(|(other, _)| *other != name) {
         // What it has by now may include what the primary, asked before, did not have yet.
@@ -184,6 +198,19 @@ fn first_epoch(
     }
 }
 
+/// Refused where etcd is younger than orders that were obeyed: its data were lost, and agents refuse the orders of its leaders as late.
+fn younger(facts: &ClusterFacts, term: Option<u64>) -> Option<ApiError> {
+    let ordered = facts.nodes.iter().filter_map(|(name, node)| Some((name, status(node)?.last_order[0])));
+    let (node, ordered) =
+        ordered.filter(|(_, ordered)| term.is_some_and(|term| *ordered > term)).max_by_key(|o| o.1)?;
+    let error = format!(
+        "{node} has obeyed orders of term {ordered}, and the leader's is {}: etcd has lost its data since",
+        term.unwrap_or_default()
+    );
+    let hint = "restore etcd's data; or stop each agent, remove role.json in its data_dir, and start it: operations.md, etcd's data";
+    Some(ApiError::conflict(error, hint))
+}
+
 /// The highest epoch that anybody knows of; 0: none. Agents and relays obey nothing that is not above it.
 fn last_epoch(facts: &ClusterFacts, before: &BTreeMap<u64, EpochRecord>) -> u64 {
     let promised = facts.relays.values().map(|r| r.promised.epoch);
@@ -200,6 +227,24 @@ fn gtid_of(node: &NodeFacts) -> Option<String> {
 mod tests {
     use super::*;
     use crate::model::fixture::healthy;
+
+    #[test]
+    fn a_replica_is_not_the_first_primary() {
+        let body = |primary: &str| BootstrapBody { primary: primary.to_owned(), force: true, dry_run: false, by: None };
+        let (facts, none) = (healthy(), BTreeMap::new());
+        assert!(first_epoch(&facts, &none, &BTreeMap::new(), &body("db-1")).is_ok());
+        let refused = first_epoch(&facts, &none, &BTreeMap::new(), &body("db-2")).unwrap_err();
+        assert!(format!("{refused:?}").contains("it replicates from relay-1:3307"), "{refused:?}");
+    }
+
+    #[test]
+    fn an_etcd_that_is_younger_than_the_orders_that_were_obeyed_is_told() {
+        let mut facts = healthy();
+        facts.status("db-3").last_order = [185, 43, 2];
+        assert!(younger(&facts, Some(186)).is_none() && younger(&facts, None).is_none());
+        let refused = younger(&facts, Some(2)).unwrap();
+        assert!(format!("{refused:?}").contains("db-3 has obeyed orders of term 185"), "{refused:?}");
+    }
 
     #[test]
     fn only_what_a_server_answered_to_a_question_asked_since_is_noted() {

@@ -1,6 +1,7 @@
 //! `nodes/<name>` in etcd: that this node is there, and how it is reached; and what is to be known of the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_cluster::NodeRecord;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +20,13 @@ pub async fn announce(core: Arc<Core>, cancel: CancellationToken) {
             return;
         }
     };
+    let mut taken = announcement.taken_by();
     loop {
+        core.taken.set(taken.borrow_and_update().clone());
         tokio::select! {
             () = cancel.cancelled() => return,
             () = observed.next() => {}
+            Ok(()) = taken.changed() => continue,
         }
         let server_id = core.observed.get().answer.map(|a| a.status.server_id);
         if server_id.is_some() && server_id != record.server_id {
@@ -54,6 +58,10 @@ pub async fn know_peers(core: Arc<Core>, cancel: CancellationToken) {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn record(core: &Core) -> NodeRecord {
     let advertise = &core.config.advertise;
     NodeRecord {
@@ -65,6 +73,8 @@ fn record(core: &Core) -> NodeRecord {
         priority: advertise.priority,
         server_id: core.known.get().server.map(|s| s.server_id),
         hardware: core.address.hardware().unwrap_or_default(),
+        fence_after_ms: Some(millis(core.config.address.fence_after)),
+        valid_for_ms: Some(millis(core.config.address.valid_for)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

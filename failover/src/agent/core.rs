@@ -66,10 +66,14 @@ pub struct Core {
     pub client: Client,
     /// Further facts.
     pub extra: Watched<Extra>,
+    /// The address of another process that is announced under this node's name.
+    pub taken: Watched<Option<String>>,
     /// What is counted.
     pub metrics: Metrics,
     /// The epoch under whose state the process with this id was made writable.
     opened: Mutex<Option<Opened>>,
+    /// The virtual IP that the controllers said last.
+    told_vip: Mutex<Option<Vip>>,
 }
 
 impl Core {
@@ -92,8 +96,10 @@ impl Core {
             desk: Desk::default(),
             client: Client::new(Some(&config.token)),
             extra: Watched::default(),
+            taken: Watched::default(),
             metrics: Metrics::new(),
             opened: Mutex::new(None),
+            told_vip: Mutex::new(None),
             store,
             snapshots,
             config,
@@ -114,13 +120,20 @@ impl Core {
             return own.parse().map(Some);
         }
         let snapshot = self.snapshot();
-        let Some(config) = &snapshot.config else { return Ok(None) };
+        let mut told = self.told_vip.lock().unwrap_or_else(PoisonError::into_inner);
+        // What can't be read, or is gone, takes no address away.
+        let Some(config) = &snapshot.config else { return Ok(*told) };
         let get = |key: &str| config.value.get(key).and_then(|v| v.as_str());
         if get("provider").is_some_and(|p| p != "agent") {
+            *told = None;
             return Ok(None);
         }
+        if config.value.get("vip").is_none() {
+            return Ok(*told);
+        }
         let vip = get("vip").filter(|v| !v.is_empty());
-        vip.map(|v| v.parse().map_err(|e| format!("the cluster's vip {v:?}: {e}"))).transpose()
+        *told = vip.map(|v| v.parse().map_err(|e| format!("the cluster's vip {v:?}: {e}"))).transpose()?;
+        Ok(*told)
     }
 
     /// Notes that the running process was made writable, or found so, under the state of `epoch`; none: that it is not any more.
@@ -192,6 +205,7 @@ impl Core {
             address: address.held.map(|vip| vip.to_string()),
             address_error: address.error.or_else(no_interface),
             carrier: address.carrier,
+            etcd_ok: Some(self.snapshot().healthy),
             self_fenced: duty.self_fenced,
             given_up: duty.given_up,
             last_order: [order.term, order.epoch, order.step],

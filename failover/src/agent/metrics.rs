@@ -156,6 +156,7 @@ mod tests {
             address: None,
             address_error: None,
             carrier: None,
+            etcd_ok: None,
             self_fenced: true,
             given_up: None,
             last_order: [0, 0, 0],

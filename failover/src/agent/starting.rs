@@ -18,9 +18,22 @@ pub const AS_REPLICA: u8 = 10;
 /// Do not start.
 pub const WAIT: u8 = 11;
 
+/// What to do where there is no state.
+const NO_STATE: &str =
+    "etcd has no state of this cluster: the server is kept read-only; batonctl bootstrap --primary NODE makes one";
+
 /// Asks, and gives the epoch of the state that the answer rests on.
 pub(super) async fn ask(core: &Core) -> (Start, u64) {
+    if let Some(why) = name_taken(core) {
+        return (Start::Wait(why), 0);
+    }
     ask_with(&core.store, &core.config.node, &core.duty.get()).await
+}
+
+/// Why this agent does not act for its node: another one does.
+pub(super) fn name_taken(core: &Core) -> Option<String> {
+    let other = core.taken.get()?;
+    Some(format!("another agent, at {other}, is announced as node {:?}: names must differ", core.config.node))
 }
 
 async fn ask_with(store: &Store, me: &str, duty: &Duty) -> (Start, u64) {
@@ -50,6 +63,9 @@ pub(super) fn is_deposed(start: &Start, last: ServerRole) -> bool {
 
 /// Notes what the server is for once it starts so.
 pub(super) async fn adopt_role(core: &Core, start: &Start, epoch: u64) {
+    if *start == Start::Unassigned {
+        tracing::warn!("{NO_STATE}");
+    }
     let changed = core.duty.change({
         let start = start.clone();
         move |duty| note(duty, &start, epoch)
@@ -95,6 +111,9 @@ pub async fn may_start(config: &AgentConfig) -> anyhow::Result<ExitCode> {
     if let Some(path) = &config.role_file {
         rolefile::write(path, &start, quiet)
             .map_err(|e| anyhow::anyhow!("role_file.path = {}: can't be written: {e}", path.display()))?;
+    }
+    if start == Start::Unassigned {
+        eprintln!("{NO_STATE}");
     }
     if start == Start::Replica {
         println!("{}", rolefile::arguments(&start, quiet).join(" "));

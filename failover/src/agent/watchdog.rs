@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use baton_cluster::ClusterState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,7 @@ use super::core::Core;
 use super::duty::{Act, Local, verdict};
 use super::host::{Killed, ServerProcess};
 use super::orders::{OpenWait, Refusal, fence_now, let_go, open, resume};
+use super::starting::name_taken;
 use crate::model::{OrderNumber, ServerRole};
 
 /// The state is looked at this often, besides at each change. The address is renewed in this rhythm.
@@ -109,8 +111,9 @@ impl Watchdog {
         if !self.decided && local.read_only.is_none() && !dead {
             return;
         }
-        let vip = core.vip().unwrap_or_default();
         let held = core.address.status().borrow().held;
+        // Where it can't be read any more, it stays what it is; the status tells why.
+        let vip = core.vip().unwrap_or(held);
         match vip.filter(|_| hold) {
             Some(vip) => core.address.hold(vip),
             None if held.is_some() || !self.decided => core.address.let_go(vip),
@@ -161,6 +164,7 @@ impl Watchdog {
         if state.epoch != epoch || !verdict.acts.contains(&Act::Open) {
             return Ok(());
         }
+        self.is_the_one(&state)?;
         tracing::info!(epoch, "the state names this server primary: it is made writable");
         note(core, move |duty| {
             // An order may have come in between.
@@ -180,6 +184,30 @@ impl Watchdog {
             return Ok(());
         }
         open(core, epoch, OpenWait::OnlyIfServing(ACKER)).await
+    }
+}
+
+impl Watchdog {
+    /// A second agent of the same name, or a strange data directory, may stand where the primary is meant to be.
+    fn is_the_one(&self, state: &ClusterState) -> Result<(), Refusal> {
+        let core = &self.core;
+        if let Some(why) = name_taken(core) {
+            return Err(Refusal::cannot(why, "give each node a name of its own in agent.toml"));
+        }
+        let snapshot = core.snapshot();
+        let Some(record) = snapshot.epochs.get(&state.grant.epoch).filter(|e| e.node == core.config.node) else {
+            return Ok(());
+        };
+        match core.observed.get().answer.map(|a| a.status.server_id) {
+            Some(own) if own != record.server_id => Err(Refusal::cannot(
+                format!(
+                    "the primary of epoch {} has server_id {}, and this server {own}",
+                    record.epoch, record.server_id
+                ),
+                "give each node a name of its own in agent.toml, and its server the server_id that it had",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

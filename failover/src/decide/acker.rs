@@ -19,6 +19,9 @@ pub enum Fault {
     Outdated(Grant),
 }
 
+/// What is wrong with a relay that etcd has lost.
+pub(super) const LOST_ETCD: &str = "does not reach etcd, without which it promises nothing";
+
 /// The acker's fault, while a primary serves; none if it is fit or nobody serves.
 pub fn fault(facts: &ClusterFacts) -> Option<Fault> {
     let state = facts.state.as_ref()?;
@@ -28,6 +31,9 @@ pub fn fault(facts: &ClusterFacts) -> Option<Fault> {
     let Some(relay) = facts.relays.get(holder) else { return lost("is not there") };
     if !relay.answers {
         return lost("does not answer");
+    }
+    if relay.has_lost_etcd() {
+        return lost(LOST_ETCD);
     }
     if state.grant_log_id.as_ref().is_some_and(|id| *id != relay.log_id) {
         return lost("has lost its log: another one stands in its place");
@@ -91,6 +97,7 @@ pub fn standbys(facts: &ClusterFacts, state: &ClusterState, except: Option<&str>
         relay.answers
             && relay.writable
             && relay.complete
+            && !relay.has_lost_etcd()
             && relay.promised <= grant
             && (host.is_empty() || relay.record.host != host)
             && !matches!(relay.upstream.as_str(), "diverged")

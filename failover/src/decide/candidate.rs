@@ -20,6 +20,8 @@ pub struct Wanted<'a> {
     pub old_too: bool,
     /// Candidates that failed in this operation, with the reason.
     pub failed: &'a BTreeMap<String, String>,
+    /// The relay whose log ends with `tail`, once that is final.
+    pub teller: Option<&'a str>,
 }
 
 /// What came of the choice.
@@ -109,6 +111,10 @@ fn why_not(name: &str, node: &NodeFacts, facts: &ClusterFacts, wanted: &Wanted<'
         Some(AgentFacts::Silent) => return Some("its agent does not answer".to_owned()),
         None => return Some("its agent was never seen".to_owned()),
     };
+    // Both: after an outage of etcd one of them is so for a moment everywhere.
+    if !node.announced && status.etcd_ok == Some(false) {
+        return Some("its agent does not reach etcd, which it has to ask before it serves".to_owned());
+    }
     match status.mysqld {
         MysqldState::Running => {}
         MysqldState::Silent => return Some("its server does not answer".to_owned()),
@@ -190,7 +196,8 @@ fn unfit_replication(
     if !replication.sql {
         return Some("its applier is stopped".to_owned());
     }
-    let feeding = fed_by_a_living_relay(replication, facts);
+    let feeding =
+        fed_by_a_living_relay(replication, facts) && !is_starved(replication, facts, wanted.tail, wanted.teller);
     (!feeding && !position::covers(&received, wanted.tail)).then(|| {
         let lacks = position::behind(&received, wanted.tail);
         match &replication.io_error {
@@ -202,10 +209,25 @@ fn unfit_replication(
     })
 }
 
+/// Whether the relay that feeds it ends before `tail` and takes nothing more: it may be cut off from what it would have to be told. `teller` has it all.
+pub(crate) fn is_starved(
+    replication: &ReplicationStatus,
+    facts: &ClusterFacts,
+    tail: &str,
+    teller: Option<&str>,
+) -> bool {
+    let source = facts.relays.iter().find(|(_, r)| r.record.replication == replication.source);
+    source.is_some_and(|(name, relay)| {
+        teller.is_some_and(|teller| teller != name)
+            && relay.upstream != "streaming"
+            && !position::covers(&relay.head, tail)
+    })
+}
+
 fn fed_by_a_living_relay(replication: &ReplicationStatus, facts: &ClusterFacts) -> bool {
-    let known_dead = facts.relays.values().any(|r| r.record.replication == replication.source && !r.answers);
+    let known_dead = facts.relays.values().any(|r| r.record.replication == replication.source && !r.feeds());
     // On the way: not connected yet, or connected and waiting for the first event.
     replication.io == "Yes" && !known_dead
         || matches!(replication.io.as_str(), "Connecting" | "Preparing")
-            && facts.relays.values().any(|r| r.record.replication == replication.source && r.answers)
+            && facts.relays.values().any(|r| r.record.replication == replication.source && r.feeds())
 }

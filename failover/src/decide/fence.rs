@@ -60,12 +60,31 @@ pub fn means(facts: &ClusterFacts) -> Result<Means, Refusal> {
 
 /// The means where the acker's word does not suffice for the reason `fault`.
 pub fn rescue(state: &ClusterState, holder: &str, fault: &str, facts: &ClusterFacts) -> Result<Means, Refusal> {
+    rescue_by(state, holder, fault, facts, shortfall_only(state, holder, facts))
+}
+
+/// The same where the acker can't be asked for that either.
+pub fn rescue_by_another(
+    state: &ClusterState,
+    holder: &str,
+    fault: &str,
+    facts: &ClusterFacts,
+) -> Result<Means, Refusal> {
+    rescue_by(state, holder, fault, facts, false)
+}
+
+fn rescue_by(
+    state: &ClusterState,
+    holder: &str,
+    fault: &str,
+    facts: &ClusterFacts,
+    holder_too: bool,
+) -> Result<Means, Refusal> {
     let refuse = |why: String, hint: String| Err(Refusal { what: "failover".to_owned(), why, hint });
     let old = old_primary(state).unwrap_or_default();
     let node = facts.nodes.get(old).filter(|n| !n.record.has_no_agent());
     let agent_answers = node.and_then(agent).is_some();
-    let standby =
-        acker::standbys(facts, state, None).into_iter().find(|s| s != holder || shortfall_only(state, s, facts));
+    let standby = acker::standbys(facts, state, None).into_iter().find(|s| s != holder || holder_too);
     match (agent_answers, standby) {
         (true, Some(relay)) => Ok(Means::Rescue { relay, node: old.to_owned() }),
         (true, None) => refuse(
@@ -126,6 +145,9 @@ pub fn promise_fault(state: &ClusterState, holder: &str, facts: &ClusterFacts) -
     if !relay.answers {
         return Some("does not answer".to_owned());
     }
+    if relay.has_lost_etcd() {
+        return Some(super::acker::LOST_ETCD.to_owned());
+    }
     if state.grant_log_id.as_ref().is_some_and(|id| *id != relay.log_id) {
         return Some("has lost its log: another one stands in its place".to_owned());
     }
@@ -152,6 +174,12 @@ pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<Stri
         return Ok(format!("{node} has no agent, and the acker has promised: it completes no commit"));
     }
     let silent_for = verdict::agent_silent_for(node, facts);
+    // The agent's own settings, where they are longer than what the controllers were told.
+    let own = |ms: fn(&baton_cluster::NodeRecord) -> Option<u64>| {
+        known.and_then(|n| ms(&n.record)).map(Duration::from_millis).unwrap_or_default()
+    };
+    let fences = policy.fence_after.max(own(|r| r.fence_after_ms)) + SELF_FENCE_MARGIN;
+    let valid_for = policy.valid_for.max(own(|r| r.valid_for_ms));
     let wait = match known.and_then(|n| n.agent.as_ref()).map(|seen| &seen.value) {
         Some(AgentFacts::Answers(_)) => {
             return Err(Refusal {
@@ -163,8 +191,8 @@ pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<Stri
         // The host's kernel says that neither is there: nothing is left that could serve.
         Some(AgentFacts::Refused) if known.is_some_and(server_refused) => Duration::ZERO,
         // The server lives and its agent does not: only the kernel takes the address away.
-        Some(AgentFacts::Refused) => policy.valid_for.max(policy.fence_after + SELF_FENCE_MARGIN),
-        Some(AgentFacts::Silent) | None if policy.wait_for_self_fence => policy.fence_after + SELF_FENCE_MARGIN,
+        Some(AgentFacts::Refused) => valid_for.max(fences),
+        Some(AgentFacts::Silent) | None if policy.wait_for_self_fence => fences,
         Some(AgentFacts::Silent) | None => Duration::ZERO,
     };
     if silent_for >= wait {
@@ -182,4 +210,23 @@ pub fn silence(node: &str, facts: &ClusterFacts, policy: &Policy) -> Result<Stri
         ),
         hint: "waits for that time to pass".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixture::{healthy, ms};
+
+    #[test]
+    fn an_agent_that_fences_later_than_the_controllers_were_told_is_waited_for() {
+        let policy = Policy::default();
+        let silent = |for_ms, fence_after_ms| {
+            let mut facts = healthy();
+            facts.lose_host("db-1", ms(for_ms));
+            facts.node("db-1").record.fence_after_ms = fence_after_ms;
+            silence("db-1", &facts, &policy).is_ok()
+        };
+        assert!(silent(1300, None) && silent(1300, Some(200)) && !silent(1200, Some(200)));
+        assert!(!silent(4200, Some(4000)) && silent(4300, Some(4000)));
+    }
 }

@@ -180,7 +180,7 @@ pub fn judge(facts: &ClusterFacts, memory: &Memory, policy: &Policy) -> Decision
     }
     if facts.etcd_age > ETCD_STALE {
         return decision.refuse(Refusal {
-            what: "any change".to_owned(),
+            what: "change".to_owned(),
             why: format!("etcd has not answered for {} ms", facts.etcd_age.as_millis()),
             hint: "service goes on without it; look after etcd".to_owned(),
         });
@@ -205,6 +205,7 @@ fn foreseen(state: &ClusterState, facts: &ClusterFacts) -> candidate::Choice {
         old: fence::old_primary(state),
         old_too: false,
         failed: &BTreeMap::new(),
+        teller: None,
     };
     candidate::choose(facts, &wanted)
 }

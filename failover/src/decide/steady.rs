@@ -28,7 +28,7 @@ pub(super) fn decide(
 ) -> Decision {
     let Some(primary) = state.primary.as_deref() else {
         return decision.refuse(Refusal {
-            what: "any change".to_owned(),
+            what: "change".to_owned(),
             why: "the state is steady and names no primary".to_owned(),
             hint: "the document was written by something else than a controller: mend it by hand".to_owned(),
         });

@@ -48,7 +48,7 @@ fn of_replicas(state: &ClusterState, facts: &ClusterFacts) -> Vec<Upkeep> {
     for (name, node) in facts.nodes.iter().filter(|(name, _)| !spared.contains(&Some(name.as_str()))) {
         let Some(why) = unfed(node, facts) else { continue };
         let site = node.record.site.as_str();
-        let relays = facts.relays.iter().filter(|(_, r)| r.answers && r.complete);
+        let relays = facts.relays.iter().filter(|(_, r)| r.feeds() && r.complete);
         let best = relays.min_by_key(|(relay, r)| {
             let attached = r.replicas.len() + load.get(relay.as_str()).copied().unwrap_or(0);
             (r.record.site != site, attached, (*relay).clone())
@@ -70,6 +70,10 @@ fn unfed(node: &NodeFacts, facts: &ClusterFacts) -> Option<String> {
     let Some(replication) = &status.server.as_ref()?.replication else {
         return Some("it does not replicate".to_owned());
     };
+    let mut sources = facts.relays.values().filter(|r| r.record.replication == replication.source);
+    if sources.any(|r| r.answers && !r.feeds()) {
+        return Some(format!("its source {} has lost etcd and receives nothing", replication.source));
+    }
     if replication.io == "Yes" {
         return None;
     }

@@ -108,6 +108,9 @@ pub struct AgentStatus {
     /// Whether the interface of the virtual IP has a carrier; null: not known, or none is configured.
     #[serde(default)]
     pub carrier: Option<bool>,
+    /// Whether etcd answers the agent, which has to ask it before it makes its server writable; null: not told (an older agent).
+    #[serde(default)]
+    pub etcd_ok: Option<bool>,
     /// Whether this agent has fenced its server because it was cut off.
     pub self_fenced: bool,
     /// What the server was for when the cluster was given up: since then it is left alone; null: it was not given up.

@@ -87,8 +87,22 @@ pub struct RelayFacts {
     pub promised: Grant,
     /// Whether it holds `promised`.
     pub held: bool,
+    /// Whether etcd answers it, by its own word; also where it has not said.
+    pub etcd_ok: bool,
     /// Received and applied GTID positions of replicas attached to it, by name: `(received, applied, lag_ms)`.
     pub replicas: BTreeMap<String, (String, Option<String>, Option<u64>)>,
+}
+
+impl RelayFacts {
+    /// Whether it is cut off from etcd: it says so, and its key there has gone. One of the two is also so for a moment after an outage of etcd.
+    pub fn has_lost_etcd(&self) -> bool {
+        !self.etcd_ok && !self.announced
+    }
+
+    /// Whether replicas get from it what is committed: one that etcd has lost does not learn whom to follow, once its stream has ended.
+    pub fn feeds(&self) -> bool {
+        self.answers && (!self.has_lost_etcd() || self.upstream == "streaming")
+    }
 }
 
 /// What another controller says of the primary.

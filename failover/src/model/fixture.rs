@@ -78,6 +78,7 @@ fn node(number: u32, primary: bool) -> NodeFacts {
         address: primary.then(|| "10.0.0.100/24".to_owned()),
         address_error: None,
         carrier: None,
+        etcd_ok: Some(true),
         self_fenced: false,
         given_up: None,
         last_order: [0, 0, 0],
@@ -94,6 +95,8 @@ fn node(number: u32, primary: bool) -> NodeFacts {
             priority: 100,
             server_id: Some(number),
             hardware: String::new(),
+            fence_after_ms: None,
+            valid_for_ms: None,
             version: "0.1.0".to_owned(),
         },
         announced: true,
@@ -130,6 +133,7 @@ fn relay(number: u32, held: bool) -> RelayFacts {
         log_id: format!("log-of-relay-{number}"),
         promised: Grant { epoch: 1, n: 1 },
         held,
+        etcd_ok: true,
         replicas: BTreeMap::new(),
     }
 }
@@ -161,7 +165,7 @@ impl ClusterFacts {
     }
 
     pub(crate) fn replication(&mut self, name: &str) -> &mut ReplicationStatus {
-        self.server(name).replication.as_mut().expect("a replica")
+        self.server(name).replication.get_or_insert_default()
     }
 
     fn nobody_streams_from(&mut self, name: &str, state: &str) {

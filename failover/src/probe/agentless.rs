@@ -97,6 +97,7 @@ fn as_an_agent(server: &Agentless, answer: Answer, etcd: &Snapshot) -> AgentStat
         address: None,
         address_error: None,
         carrier: None,
+        etcd_ok: None,
         self_fenced: false,
         given_up: left.map(|left| match left.value.state.primary.as_deref() == Some(server.node.as_str()) {
             true => ServerRole::Primary,

@@ -339,7 +339,8 @@ impl Board {
             state: etcd.state.as_ref().map(|s| s.value.clone()),
             etcd_age: age(etcd.heard),
             etcd_trouble: etcd.trouble.clone(),
-            paused: etcd.paused.is_some(),
+            // One that can't be read is one all the same.
+            paused: etcd.paused.is_some() || etcd.errors.contains_key("paused"),
             request: etcd.request.as_ref().map(|r| r.value.clone()),
             nodes: table
                 .nodes
@@ -388,6 +389,7 @@ fn relay_facts(r: &RelaySeen, now: Instant) -> RelayFacts {
         log_id: if r.view.log_id.is_empty() { r.record.log_id.clone() } else { r.view.log_id.clone() },
         promised: r.view.promised.max(r.record.promised),
         held: if r.view.promised >= r.record.promised { r.view.held } else { r.record.held },
+        etcd_ok: !r.view.etcd_lost,
         replicas: r
             .replicas
             .iter()

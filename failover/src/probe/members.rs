@@ -199,6 +199,8 @@ fn unannounced(name: &str) -> NodeRecord {
         priority: 100,
         server_id: None,
         hardware: String::new(),
+        fence_after_ms: None,
+        valid_for_ms: None,
         version: String::new(),
     }
 }

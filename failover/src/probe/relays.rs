@@ -59,6 +59,13 @@ struct Upstream {
 struct Membership {
     #[serde(default)]
     follows: Option<String>,
+    #[serde(default)]
+    etcd: Option<Etcd>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Etcd {
+    healthy: bool,
 }
 
 /// Lines of `GET /v1/watch` that are of use here.
@@ -134,6 +141,7 @@ async fn poll(name: &str, at: &str, client: &Client, limit: Duration, board: &Bo
 }
 
 fn view_of(status: Status) -> RelayView {
+    let etcd_lost = status.membership.as_ref().and_then(|m| m.etcd.as_ref()).is_some_and(|etcd| !etcd.healthy);
     RelayView {
         upstream: status.upstream.state,
         upstream_address: status.upstream.address,
@@ -145,6 +153,7 @@ fn view_of(status: Status) -> RelayView {
         log_id: status.log.id,
         promised: status.upstream.promised,
         held: status.upstream.holds_grant,
+        etcd_lost,
         error: status.log.damaged.or(status.log.error).or(status.upstream.error),
     }
 }

@@ -27,6 +27,8 @@ pub struct RelayView {
     pub promised: Grant,
     /// Whether it holds that.
     pub held: bool,
+    /// Whether it has lost etcd.
+    pub etcd_lost: bool,
     /// The relay's words about its upstream or its log, if something is wrong.
     pub error: Option<String>,
 }

@@ -64,6 +64,8 @@ fn node(world: &World, s: usize, server: &Server) -> NodeFacts {
             priority: 100,
             server_id: None,
             hardware: String::new(),
+            fence_after_ms: None,
+            valid_for_ms: None,
             version: String::new(),
         },
         announced: seen,
@@ -121,6 +123,7 @@ fn status(world: &World, s: usize, server: &Server) -> AgentStatus {
         address: server.address.then(String::new),
         address_error: None,
         carrier: None,
+        etcd_ok: Some(true),
         self_fenced: server.self_fenced,
         given_up: None,
         last_order: [0, 0, 0],
@@ -158,6 +161,7 @@ fn relay_facts(world: &World, r: usize, relay: &Relay) -> RelayFacts {
         log_id: log_id(r, relay),
         promised: relay.promised,
         held: relay.held,
+        etcd_ok: true,
         replicas: BTreeMap::new(),
     }
 }

@@ -37,17 +37,6 @@ fn leader_struck_in(
 }
 
 #[test]
-fn leader_killed_in_each_phase_of_a_promotion_is_succeeded_by_another_that_finishes() {
-    scenario("leader_killed", |bed| {
-        let cluster = bed.cluster().controllers(2).start()?;
-        for phase in ["fencing", "catching_up", "promoting", "steady"] {
-            leader_struck_in(&cluster, phase, |leader| leader.kill9(), |leader| leader.restart())?;
-        }
-        Ok(())
-    });
-}
-
-#[test]
 fn leader_frozen_in_a_promotion_and_thawed_after_its_successor_finished_spoils_nothing() {
     scenario("leader_frozen", |bed| {
         let cluster = bed.cluster().controllers(2).start()?;

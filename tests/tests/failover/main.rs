@@ -9,6 +9,7 @@ mod deaths;
 mod disks;
 mod etcd;
 mod hooks;
+mod isolated;
 mod leaders;
 mod links;
 mod members;

@@ -120,17 +120,6 @@ pub(crate) fn switchover_struck_in(
 }
 
 #[test]
-fn switchover_whose_leader_dies_at_any_moment_is_finished_or_taken_back() {
-    scenario("switchover_leader", |bed| {
-        let cluster = bed.cluster().controllers(2).start()?;
-        for phase in ["fencing", "catching_up", "promoting"] {
-            switchover_struck_in(&cluster, phase, |leader| leader.kill9(), |leader| leader.restart())?;
-        }
-        Ok(())
-    });
-}
-
-#[test]
 fn switchover_waits_within_its_bound_for_a_long_transaction_or_is_taken_back() {
     scenario("switchover_long", |bed| {
         let cluster = bed.cluster().controllers_with("policy", "block_timeout", "\"2s\"").start()?;

@@ -3,11 +3,13 @@
 //! Promises: every request ends within [`REQUEST`] for each member tried and [`TOTAL`] altogether. One connection a member, made when it is
 //! first needed; the member that answered last is asked first, so that a dead one costs one timeout and not one each request.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::error::StoreError;
@@ -75,6 +77,36 @@ impl Members {
             }
         }
         Err(StoreError::Unavailable { tried: self.names(), cause })
+    }
+
+    /// The endpoint of one member.
+    pub(super) fn name(&self, index: usize) -> &str {
+        self.members.get(index).map_or("", |m| m.endpoint.as_str())
+    }
+
+    /// Asks one member and no other.
+    pub(super) async fn ask<T, F>(&self, index: usize, limit: Duration, request: impl Fn(Client) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.attempt(self.members.get(index)?, limit, &request).await.ok()
+    }
+
+    /// Asks every member by itself, all at the same time. Gives the answers of those that gave one, in the members' order.
+    pub(super) async fn ask_each<T, F, R>(self: &Arc<Self>, limit: Duration, request: R) -> Vec<(usize, T)>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+        R: Fn(Client) -> F + Clone + Send + Sync + 'static,
+    {
+        let mut asked = JoinSet::new();
+        for index in 0..self.members.len() {
+            let (members, request) = (Arc::clone(self), request.clone());
+            asked.spawn(async move { members.ask(index, limit, request).await.map(|answer| (index, answer)) });
+        }
+        let mut answers: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+        answers.sort_by_key(|(index, _)| *index);
+        answers
     }
 
     async fn attempt<T, F>(

@@ -4,11 +4,13 @@
 //! happens whole, and only while what it was based on is still true. Watches, leases and the leader's key are kept by tasks of their own that
 //! begin anew after every broken connection, since etcd's client does not.
 
+mod agree;
 mod announce;
 mod campaign;
 mod change;
 mod config;
 mod error;
+mod key;
 mod lease;
 mod members;
 mod snapshot;
@@ -17,7 +19,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -266,51 +268,6 @@ impl Store {
         }
         let key = change.expected().first().map(|(key, _)| key.clone()).unwrap_or_default();
         Err(StoreError::Conflict { key })
-    }
-
-    /// Creates a key under a lease, only if it is not there; gives the revision.
-    async fn create_leased(&self, key: &str, value: &[u8], lease: i64) -> Result<Option<i64>, StoreError> {
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
-        let txn = Txn::new().when([Compare::create_revision(key, CompareOp::Equal, 0)]).and_then([put]);
-        let answer = self
-            .members
-            .call(|mut c| {
-                let txn = txn.clone();
-                async move { c.txn(txn).await }
-            })
-            .await?;
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(answer.succeeded().then_some(revision))
-    }
-
-    async fn raw(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
-        let answer = self.members.call(|mut c| async move { c.get(key, None).await }).await?;
-        Ok(answer.kvs().first().cloned())
-    }
-
-    /// Removes a key if it was not changed since.
-    async fn delete_if(&self, kv: &KeyValue) -> Result<(), StoreError> {
-        let txn = Txn::new()
-            .when([Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision())])
-            .and_then([TxnOp::delete(kv.key(), None)]);
-        self.members
-            .call(|mut c| {
-                let txn = txn.clone();
-                async move { c.txn(txn).await }
-            })
-            .await
-            .map(drop)
-    }
-
-    async fn put_leased(&self, key: &str, value: &[u8], lease: i64) -> Result<(), StoreError> {
-        let options = Some(PutOptions::new().with_lease(lease));
-        self.members
-            .call(|mut c| {
-                let options = options.clone();
-                async move { c.put(key, value, options).await }
-            })
-            .await
-            .map(drop)
     }
 }
 

@@ -38,22 +38,6 @@ impl Store {
         snapshots
     }
 
-    /// Returns when `key` has changed since `revision`, or on any trouble.
-    pub(super) async fn changed(&self, key: &str, revision: i64) -> Result<(), StoreError> {
-        let options = Some(WatchOptions::new().with_start_revision(revision));
-        let opened = self.members.call(|mut c| {
-            let options = options.clone();
-            async move { c.watch(key, options).await }
-        });
-        let mut stream = opened.await?;
-        while let Ok(Some(response)) = stream.message().await {
-            if response.canceled() || !response.events().is_empty() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// Reads everything but the history, at one revision.
     async fn read_all(&self) -> Result<Snapshot, StoreError> {
         let prefix = self.keys.prefix();

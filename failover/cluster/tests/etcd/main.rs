@@ -1,5 +1,8 @@
 //! The store against a real etcd: what it promises while etcd is well, and while it is frozen, killed and restarted.
 
+mod endpoints;
+mod meddling;
+mod names;
 mod server;
 
 use std::sync::Arc;
@@ -41,6 +44,8 @@ fn node(http: &str) -> NodeRecord {
         priority: 100,
         server_id: None,
         hardware: String::new(),
+        fence_after_ms: None,
+        valid_for_ms: None,
         version: "0".into(),
     }
 }

@@ -71,7 +71,13 @@ impl Scene<'_> {
     }
 
     pub(super) fn catch_up(&self, node: &str, gtid: &str) -> Step {
-        self.order(node, OrderKind::CatchUp { gtid: gtid.to_owned(), timeout_ms: ms(self.policy.catch_up_timeout) })
+        // Nobody writes while a switchover waits for it, and it may still be taken back.
+        let bound = match self.state.kind {
+            OperationKind::Switchover => self.policy.block_timeout.max(self.policy.max_lag),
+            _ => self.policy.catch_up_timeout,
+        };
+        let timeout_ms = ms(bound.min(self.policy.catch_up_timeout));
+        self.order(node, OrderKind::CatchUp { gtid: gtid.to_owned(), timeout_ms })
     }
 
     /// The result of `prepare` once the candidate has everything and only waits to be named.
@@ -123,18 +129,20 @@ impl Scene<'_> {
         let mut failed: BTreeMap<String, String> = self.progress.failed().clone();
         failed.insert(candidate.to_owned(), why.clone());
         let old_too = self.state.kind == OperationKind::Switchover;
-        let choice = self.candidates(&tail.gtid, &failed, old_too);
+        let teller = self.state.grant_holder.as_deref();
+        let choice = self.candidates(&tail.gtid, teller, &failed, old_too);
         // With everybody failed once, another gets a second chance, at the pace at which a candidate may fail.
         let second = || {
             let only_this = BTreeMap::from([(candidate.to_owned(), why.clone())]);
             let patient = self.memory.phase_for >= self.policy.probe_timeout;
-            self.candidates(&tail.gtid, &only_this, old_too).best().filter(|_| patient).map(str::to_owned)
+            self.candidates(&tail.gtid, teller, &only_this, old_too).best().filter(|_| patient).map(str::to_owned)
         };
         let Some(other) = choice.best().map(str::to_owned).or_else(second) else {
             if let Some(anew) = self.begin_anew(tail) {
                 return anew;
             }
             steps.extend(again);
+            steps.extend(teller.map(|teller| self.feed(&tail.gtid, teller)).unwrap_or_default());
             // Servers that were fenced are fit again once they follow.
             steps.extend(self.upkeep(&upkeep::due(self.state, self.facts)));
             let waiting = Refusal {

@@ -7,7 +7,7 @@ use baton_cluster::{ClusterState, Grant, OperationKind, Phase, RelayAccount, Tai
 use super::{Outcome, Plan, Scene, Step, begin};
 use crate::decide::candidate::{self, Choice, Wanted};
 use crate::decide::fence::{self, Means};
-use crate::decide::{Refusal, acker, position, upkeep};
+use crate::decide::{Refusal, acker, position, upkeep, verdict};
 use crate::model::OrderKind;
 
 /// The truth: a relay that will never acknowledge for the old primary again, and the end of its log.
@@ -16,6 +16,9 @@ pub(super) struct Truth {
     pub(super) log_id: String,
     pub(super) tail: Tail,
 }
+
+/// The truth, or the steps towards it and what is missing.
+type Sought = Result<Truth, (Vec<Step>, Option<Refusal>)>;
 
 pub(super) fn plan(scene: &Scene<'_>) -> Plan {
     let mut steps = scene.fence_steps();
@@ -47,7 +50,7 @@ impl Scene<'_> {
     }
 
     /// The truth, or the steps towards it and what is missing.
-    pub(super) fn truth(&self) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
+    pub(super) fn truth(&self) -> Sought {
         let (Some(asked), Some(holder)) = (self.state.asked, &self.state.grant_holder) else {
             return Err((Vec::new(), Some(self.nothing_asked())));
         };
@@ -60,6 +63,9 @@ impl Scene<'_> {
         let means = if promised { Ok(Means::Promise { relay: holder.clone() }) } else { fence::means(self.facts) };
         let shortfall = match means {
             Ok(Means::Promise { relay }) => {
+                if let Some(instead) = self.instead_of(&of_holder, holder, asked) {
+                    return instead;
+                }
                 let truth = self.told_by(of_holder, &relay)?;
                 let Some(shortfall) = fence::shortfall(self.state, &truth.tail.gtid) else {
                     return self.or_what_was_rescued(truth, asked);
@@ -82,9 +88,27 @@ impl Scene<'_> {
         }
     }
 
+    /// The rescue, where the acker answers and does not promise, whatever its reason: it may hold another token, or be cut off from what it has to ask. It is
+    /// asked on beside it.
+    fn instead_of(&self, promise: &Step, holder: &str, asked: Grant) -> Option<Sought> {
+        let (Outcome::Refused(why) | Outcome::Failed(why)) = self.progress.outcome(promise)? else { return None };
+        if self.memory.phase_for < self.policy.probe_timeout {
+            return None;
+        }
+        match fence::rescue_by_another(self.state, holder, &format!("does not promise ({why})"), self.facts) {
+            Ok(Means::Rescue { relay, node }) => {
+                Some(self.rescued(relay, node, asked).map_err(|(mut steps, waiting)| {
+                    steps.push(promise.clone());
+                    (steps, waiting)
+                }))
+            }
+            _ => None,
+        }
+    }
+
     /// The acker's word suffices. But a standby that has completed itself before the acker promised after all has more, never acknowledged to anybody,
     /// and has passed it on to the replicas that it feeds: then its end is taken, which holds the acker's, or they would be beyond the tail.
-    fn or_what_was_rescued(&self, truth: Truth, asked: Grant) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
+    fn or_what_was_rescued(&self, truth: Truth, asked: Grant) -> Sought {
         let Some((relay, node)) = fence::rescued_beyond(self.state, &truth.tail.gtid, self.facts) else {
             return Ok(truth);
         };
@@ -115,7 +139,7 @@ impl Scene<'_> {
         Some(begin::failover_instead(self, old, &reason, Vec::new()))
     }
 
-    fn rescued(&self, relay: String, node: String, asked: Grant) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
+    fn rescued(&self, relay: String, node: String, asked: Grant) -> Sought {
         if !self.killed() {
             // The end of its binlog is only an end once the server can't write any more. One that hung in the kernel may have ended since.
             let fence = self.state.old_primary.as_deref().map(|old| self.order(old, OrderKind::Fence {}));
@@ -126,7 +150,7 @@ impl Scene<'_> {
     }
 
     /// What `relay` told in answer to `step`, if it can be trusted.
-    fn told_by(&self, step: Step, relay: &str) -> Result<Truth, (Vec<Step>, Option<Refusal>)> {
+    fn told_by(&self, step: Step, relay: &str) -> Sought {
         match self.progress.outcome(&step) {
             Some(Outcome::Promised { log_id, complete, tail }) => match self.distrust(relay, log_id, *complete) {
                 None => Ok(Truth { relay: relay.to_owned(), log_id: log_id.clone(), tail: tail.clone() }),
@@ -188,21 +212,42 @@ impl Scene<'_> {
     }
 
     /// Who could be promoted, `tail` being final.
-    pub(super) fn candidates(&self, tail: &str, failed: &BTreeMap<String, String>, old_too: bool) -> Choice {
-        let wanted = Wanted { tail, is_final: true, old: self.state.old_primary.as_deref(), old_too, failed };
+    pub(super) fn candidates(
+        &self,
+        tail: &str,
+        teller: Option<&str>,
+        failed: &BTreeMap<String, String>,
+        old_too: bool,
+    ) -> Choice {
+        let wanted = Wanted { tail, is_final: true, old: self.state.old_primary.as_deref(), old_too, failed, teller };
         candidate::choose(self.facts, &wanted)
+    }
+
+    /// Orders replicas whose relay ends before `tail`, and takes nothing more, to follow the one that has it.
+    pub(super) fn feed(&self, tail: &str, teller: &str) -> Vec<Step> {
+        let Some(relay) = self.facts.relays.get(teller).filter(|r| r.answers) else { return Vec::new() };
+        let source = relay.record.replication.clone();
+        let starved = self.facts.nodes.iter().filter(|(_, node)| {
+            let server = verdict::agent(node).and_then(|a| a.server.as_ref());
+            let replication = server.and_then(|s| s.replication.as_ref());
+            replication.is_some_and(|r| candidate::is_starved(r, self.facts, tail, Some(teller)))
+        });
+        let follow = OrderKind::Follow { source, relay: teller.to_owned() };
+        starved.map(|(name, _)| self.order(name, follow.clone())).collect()
     }
 
     /// Chooses the candidate and records it together with the truth.
     fn choose(&self, truth: Truth, fence: Vec<Step>) -> Plan {
-        let mut choice = self.candidates(&truth.tail.gtid, self.progress.failed(), false);
+        let teller = Some(truth.relay.as_str());
+        let mut choice = self.candidates(&truth.tail.gtid, teller, self.progress.failed(), false);
         // With everybody failed once, all get a second chance, at the pace at which a candidate may fail.
         if choice.best().is_none() && self.memory.phase_for >= self.policy.probe_timeout {
-            choice = self.candidates(&truth.tail.gtid, &BTreeMap::new(), false);
+            choice = self.candidates(&truth.tail.gtid, teller, &BTreeMap::new(), false);
         }
         let wished = self.state.candidate.as_deref().filter(|c| choice.fit.iter().any(|f| f == c));
         let Some(best) = wished.or(choice.best()) else {
             let mut steps = fence;
+            steps.extend(self.feed(&truth.tail.gtid, &truth.relay));
             steps.extend(self.upkeep(&upkeep::due(self.state, self.facts)));
             let waiting = Refusal {
                 what: "promotion".to_owned(),

@@ -60,7 +60,14 @@ impl Scene<'_> {
     fn another_than(&self, candidate: &str) -> bool {
         let tail = self.state.tail.as_ref().map(|t| t.gtid.as_str()).unwrap_or_default();
         let failed = std::collections::BTreeMap::new();
-        let wanted = candidate::Wanted { tail, is_final: false, old: Some(candidate), old_too: false, failed: &failed };
+        let wanted = candidate::Wanted {
+            tail,
+            is_final: false,
+            old: Some(candidate),
+            old_too: false,
+            failed: &failed,
+            teller: None,
+        };
         candidate::choose(self.facts, &wanted).best().is_some()
     }
 }

@@ -49,9 +49,9 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
     let promise = Step::Promise { relay: state.grant_holder.clone().unwrap_or_default(), grant: asked };
     match scene.progress.outcome(&promise) {
         Some(Outcome::Refused(why)) => scene.take_back(old, &format!("the acker refuses: {why}")),
-        Some(Outcome::Failed(why) | Outcome::Unreachable(why))
-            if scene.memory.phase_for >= scene.policy.catch_up_timeout =>
-        {
+        // Nobody can write meanwhile.
+        Some(Outcome::Failed(why)) => scene.take_back(old, &format!("the acker does not promise: {why}")),
+        Some(Outcome::Unreachable(why)) if scene.memory.phase_for >= scene.policy.block_timeout => {
             scene.take_back(old, &format!("the acker does not promise: {why}"))
         }
         _ => scene.take_over(candidate, scene.ready_meanwhile(candidate, end)),

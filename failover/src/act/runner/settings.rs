@@ -77,7 +77,12 @@ impl Runner {
     /// Writes what the agents need to know, where it is not what etcd has.
     pub(super) fn keep_settings(&mut self, etcd: &Arc<Snapshot>) {
         let Some(lead) = &mut self.lead else { return };
-        if lead.settings.writing || !etcd.healthy || lead.settings.wait.is_some_and(|w| Instant::now() < w) {
+        // What can't be read there is told, and left to whoever wrote it.
+        if etcd.errors.contains_key("config")
+            || lead.settings.writing
+            || !etcd.healthy
+            || lead.settings.wait.is_some_and(|w| Instant::now() < w)
+        {
             return;
         }
         let address = &self.o.config.address;

@@ -309,6 +309,8 @@ mod tests {
             priority: 100,
             server_id: None,
             hardware: String::new(),
+            fence_after_ms: None,
+            valid_for_ms: None,
             version: String::new(),
         };
         let order = |term, step| OrderNumber { term, epoch: 1, step };

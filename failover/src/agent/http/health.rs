@@ -115,6 +115,7 @@ pub(super) mod tests {
             address: None,
             address_error: None,
             carrier: None,
+            etcd_ok: None,
             self_fenced: false,
             given_up: None,
             last_order: [0, 0, 0],

@@ -67,7 +67,13 @@ pub(super) const ROWS: &[Row] = &[
         severity: Severity::Warning,
         meaning: "A relay does not answer.",
         hint: "start it",
-        matches: |s| standbys(s, |r| (!r.answers).then(|| "it does not answer".to_owned())),
+        matches: |s| {
+            standbys(s, |r| match (r.answers, r.has_lost_etcd()) {
+                (false, _) => Some("it does not answer".to_owned()),
+                (true, true) => Some("it does not reach etcd".to_owned()),
+                (true, false) => None,
+            })
+        },
     },
     Row {
         code: "relay_not_writable",

@@ -89,7 +89,9 @@ pub(super) const ROWS: &[Row] = &[
         hint: "finish the upgrade",
         matches: |s| {
             let versions = s.facts.nodes.iter().map(|(n, f)| (n, &f.record.version));
-            let all: Vec<_> = versions.chain(s.facts.relays.iter().map(|(n, f)| (n, &f.record.version))).collect();
+            let all = versions.chain(s.facts.relays.iter().map(|(n, f)| (n, &f.record.version)));
+            // Whose record is gone has none.
+            let all: Vec<_> = all.filter(|(_, version)| !version.is_empty()).collect();
             let newest = all.iter().map(|(_, v)| *v).max();
             let old = all.iter().filter(|(_, v)| Some(*v) != newest);
             old.map(|(name, v)| ((*name).clone(), format!("it runs version {v}"))).collect()

@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
         code: "replica_down",
         severity: Severity::Warning,
         meaning: "A replica's server does not run or does not answer.",
-        hint: "start it, or see its error log; where it does not start any more: batonctl rejoin NODE --clone",
+        hint: "see what its agent says of it, and its error log; only where its data are damaged: batonctl rejoin NODE --clone",
         matches: |s| {
             let without_agent = nodes(s, |n| {
                 let gone = n.record.has_no_agent() && n.agent.is_some() && agent(n).is_none();
@@ -69,6 +69,19 @@ pub(super) const ROWS: &[Row] = &[
             replicas(s, |r| {
                 let fine = r.sql && r.io != "No" || r.sql_error.is_some() || r.io_error.is_some();
                 (!fine).then(|| "its replication is stopped".to_owned())
+            })
+        },
+    },
+    Row {
+        code: "replica_unattached",
+        severity: Severity::Warning,
+        meaning: "A server replicates from nobody.",
+        hint: "it is told whom to follow as soon as a relay answers; batonctl rejoin NODE says why not",
+        matches: |s| {
+            agents(s, |a| {
+                let settled = !matches!(a.role, ServerRole::Diverged) && a.mysqld == MysqldState::Running;
+                let server = a.server.as_ref().filter(|_| settled && !a.is_cloning())?;
+                server.replication.is_none().then(|| "it replicates from nobody".to_owned())
             })
         },
     },

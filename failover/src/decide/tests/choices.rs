@@ -14,6 +14,13 @@ fn who_is_no_candidate_and_why() {
         (|f| f.node("db-2").record.priority = 0, "priority is 0"),
         (|f| f.node("db-2").agent = Some(Seen { value: AgentFacts::Silent, age: ms(10) }), "agent does not answer"),
         (|f| f.node("db-2").agent = None, "never seen"),
+        (
+            |f| {
+                f.status("db-2").etcd_ok = Some(false);
+                f.node("db-2").announced = false;
+            },
+            "does not reach etcd",
+        ),
         (|f| f.status("db-2").mysqld = MysqldState::Dead, "does not run"),
         (|f| f.status("db-2").role = ServerRole::Fenced, "fenced"),
         (|f| f.status("db-2").role = ServerRole::Diverged, "diverged"),
@@ -173,6 +180,14 @@ fn the_acker_is_changed_with_patience_that_fits_the_fault() {
             },
             1000,
         ),
+        (
+            "cut off from etcd",
+            |f| {
+                f.relay("relay-1").etcd_ok = false;
+                f.relay("relay-1").announced = false;
+            },
+            5000,
+        ),
         ("its disk is full", |f| f.relay("relay-1").writable = false, 5000),
         ("its data is lost", |f| f.relay("relay-1").log_id = "another".to_owned(), 5000),
         ("on the primary's host", |f| f.relay("relay-1").record.host = "host-1".to_owned(), 0),
@@ -195,6 +210,20 @@ fn an_acker_that_promised_beyond_with_nobody_to_follow_it_costs_the_primary_its_
     facts.relays.remove("relay-2");
     facts.relay("relay-1").promised = Grant { epoch: 2, n: 1 };
     assert!(fails_over(&at_once(&facts)));
+}
+
+#[test]
+fn replicas_of_a_relay_that_etcd_has_lost_are_moved_once_it_receives_nothing_more() {
+    let mut facts = healthy();
+    let relay = facts.relay("relay-2");
+    (relay.etcd_ok, relay.announced) = (false, false);
+    let follows = |facts: &ClusterFacts| {
+        matches!(&after(6000, facts, &Policy::default()).action, Action::Upkeep(due)
+        if due.iter().any(|d| matches!(d, Upkeep::Follow { node, relay, .. } if node == "db-3" && relay == "relay-1")))
+    };
+    assert!(!follows(&facts), "it streams still");
+    facts.relay("relay-2").upstream = "stopped".to_owned();
+    assert!(follows(&facts));
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) const FAULTS: &[(&str, &str, Fault)] = &[
         f.replication("db-2").io_error = Some((1236, "purged".to_owned()));
     }),
     ("replica_stopped", "db-2", |f| f.replication("db-2").sql = false),
+    ("replica_unattached", "db-2", |f| f.server("db-2").replication = None),
     ("replica_on_dead_relay", "db-3", |f| f.lose_relay("relay-2")),
     ("replica_on_primary", "db-2", |f| f.replication("db-2").source = "db-1:3306".to_owned()),
     ("replica_delayed", "db-2", |f| f.replication("db-2").delay = 3600),

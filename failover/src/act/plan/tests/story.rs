@@ -118,6 +118,34 @@ fn a_rescue_that_is_known_only_after_the_choice_begins_the_operation_anew() {
 }
 
 #[test]
+fn an_acker_that_answers_and_does_not_promise_is_made_up_for_from_the_binlog() {
+    let mut stage = Stage::new();
+    stage.facts.kill("db-1");
+    stage.trouble = |_, step| match step {
+        Step::Promise { relay, .. } if relay == "relay-1" => {
+            Some(Outcome::Failed("the bearer token is wrong".to_owned()))
+        }
+        _ => None,
+    };
+    stage.settle();
+    assert!(stage.log.contains(&"rescue relay-2 from db-1 [2,1]".to_owned()), "{:#?}", stage.log);
+    assert_eq!(stage.state().grant_holder.as_deref(), Some("relay-2"));
+}
+
+#[test]
+fn a_switchover_whose_acker_does_not_promise_is_taken_back_at_once() {
+    let mut stage = Stage::new();
+    stage.facts.ask(Some("db-3"), false);
+    stage.trouble = |_, step| match step {
+        Step::Promise { .. } => Some(Outcome::Failed("the bearer token is wrong".to_owned())),
+        _ => None,
+    };
+    stage.settle();
+    assert_eq!(stage.log.iter().filter(|step| step.starts_with("promise")).count(), 1, "{:#?}", stage.log);
+    assert_eq!((stage.state().primary.as_deref(), stage.history[&2].outcome.as_str()), (Some("db-1"), "taken_back"));
+}
+
+#[test]
 fn a_standby_that_is_ahead_and_has_promised_nothing_in_this_operation_is_not_asked() {
     let mut stage = Stage::new();
     stage.facts.relay("relay-2").head = "0-1-101".to_owned();
