@@ -7,7 +7,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::wait::wait_until;
 
 use super::{Cluster, Daemon, Ledger, Node, SETTLED};
 
@@ -85,6 +87,7 @@ impl Cluster {
 
     fn strike(&self, cause: Cause, strike: Strike, nth: usize) -> Result<Option<Struck>> {
         let old = self.wait_settled()?.clone();
+        self.wait_controllers_agree()?;
         let (ledger, intruded) = (Ledger::default(), Ledger::default());
         let writers = self.writers(&ledger, 4, Duration::from_millis(2))?;
         writers.wait_more(50)?;
@@ -95,7 +98,13 @@ impl Cluster {
             Cause::Death => old.kill_server().map(|()| None)?,
             Cause::Request => Some(self.ctl_in_background(&["switchover", "--timeout", "60"])?),
         };
-        let behind = lines.nth_step(nth)?;
+        let (behind, asked) = match (lines.nth_step(nth), asked) {
+            (Err(error), Some(asked)) if asked.is_finished() => {
+                let ended = asked.join().map_err(|_| anyhow!("asking for a switchover panicked"))??;
+                return Err(error.context(format!("asked for a switchover: {ended}")));
+            }
+            (found, asked) => (found?, asked),
+        };
         let there_was = behind.is_some();
         if there_was {
             let candidate = self.act(strike, &leader)?;
@@ -119,6 +128,17 @@ impl Cluster {
         ensure!(there_was || nth <= MOST_STEPS, "an operation has more than {MOST_STEPS} steps");
         let (stall, commits) = (ledger.stall(began), ledger.len() + intruded.len());
         Ok(behind.map(|behind| Struck { behind, from: old.name().to_owned(), to, stall, commits }))
+    }
+
+    /// Waits until every controller knows who leads: one that was cut off a moment ago can't be asked for anything yet.
+    fn wait_controllers_agree(&self) -> Result<()> {
+        let named = || {
+            let leader = self.leader()?.name().to_owned();
+            let said =
+                self.controllers().iter().map(|c| Ok(c.json("/v1/cluster")?["leader"]["name"] == leader.as_str()));
+            said.collect::<Result<Vec<_>>>()
+        };
+        wait_until("all controllers to know who leads", named, |said| said.iter().all(|agrees| *agrees)).map(drop)
     }
 
     /// Strikes; gives the candidate if it is that which was struck.
