@@ -148,3 +148,35 @@ fn controllers_with_a_wrong_token_or_another_configuration_are_told() {
         cluster.wait_settled().map(drop)
     });
 }
+
+#[test]
+fn second_agent_under_the_primarys_name_keeps_its_server_from_writes_and_says_why() {
+    scenario("namesake", |bed| {
+        let cluster = bed.cluster().nodes(3).start()?;
+        let ledger = Ledger::default();
+        let writers = load(&cluster, &ledger)?;
+        let (primary, other) = (cluster.primary()?.clone(), cluster.node("db-3")?);
+        let file = other.agent().config_file();
+        let right = std::fs::read_to_string(file)?;
+        let wrong = right.replace("node = \"db-3\"", &format!("node = \"{}\"", primary.name()));
+        ensure!(wrong != right, "no name to be changed in {right}");
+        other.agent().term()?;
+        std::fs::write(file, wrong)?;
+        other.agent().start()?;
+        wait_for("the namesake to say so", DEADLINE, || {
+            let said = std::fs::read_to_string(other.agent().log_file())?;
+            Ok(said.contains("is announced as node").then_some(()))
+        })?;
+        for _ in 0..10 {
+            writers.wait_more(50)?;
+            let writable = other.session().is_ok() && !other.read_only()?;
+            ensure!(!writable && !other.holds(cluster.vip())?, "the namesake's server can be written to");
+        }
+        other.agent().term()?;
+        std::fs::write(file, right)?;
+        other.agent().start()?;
+        ensure!(cluster.wait_settled()?.name() == primary.name(), "{}", cluster.state()?);
+        writers.stop()?;
+        cluster.check(&[&ledger])
+    });
+}

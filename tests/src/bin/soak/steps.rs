@@ -6,8 +6,10 @@ use baton_testbed::{Bed, Story};
 
 const STRIKES: [Strike; 4] = [Strike::LeaderKilled, Strike::LeaseEnds, Strike::LeaderCutOff, Strike::CandidateKilled];
 
-/// All of them, each on a cluster of its own. An error at the first lost commit, and where no single primary comes of it.
+/// All of them, on one cluster. An error at the first lost commit, and where no single primary comes of it.
 pub(super) fn run(bed: &Bed, story: &mut Story) -> Result<()> {
+    story.step("Start a cluster: three servers, a relay, two controllers, etcd on a host of its own");
+    let cluster = bed.cluster().nodes(3).controllers(2).etcd_apart().start()?;
     let (mut strikes, mut commits) = (0, 0);
     for cause in [Cause::Death, Cause::Request] {
         for strike in STRIKES {
@@ -18,7 +20,6 @@ pub(super) fn run(bed: &Bed, story: &mut Story) -> Result<()> {
                     Cause::Request => "request for another",
                 }
             ));
-            let cluster = bed.cluster().nodes(3).controllers(2).etcd_apart().start()?;
             let mut nth = 1;
             while let Some(struck) = cluster.struck(cause, strike, nth)? {
                 story.good(format!("step {nth}: {struck}"));
